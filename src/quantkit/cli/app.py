@@ -1,0 +1,136 @@
+"""The group `quantkit`: finds commands by name, loads only the one that is called, and ends with the right exit code."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from quantkit.cli import failure
+from quantkit.cli.help import write_examples
+from quantkit.errors import UsageError
+
+# Name -> one sentence. The sentence stands here and not in the command's module, so that `quantkit --help` loads none of them.
+COMMANDS = {
+    "convert": "Convert a Llama 4 checkpoint to one or more quantized GGUF files.",
+    "plan": "Show what a conversion would write and need, and what the result needs to run.",
+    "inspect": "Show header, keys, tensors and types of a GGUF file.",
+    "formats": "List the formats and recipes, their bits per weight, and when to use them.",
+    "doctor": "Report version, compiler, instruction sets, threads and BLAS.",
+}
+EXAMPLES = (
+    "quantkit plan Llama-4-Scout-17B-16E-Instruct --type q4_k_m",
+    "quantkit convert Llama-4-Scout-17B-16E-Instruct scout-q4_k_m.gguf --type q4_k_m",
+    "quantkit inspect scout-q4_k_m.gguf",
+)
+
+
+class Application(click.Group):
+    """The top group. Its commands live in modules of their name and are imported on first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"quantkit.cli.{cmd_name}").command
+        if not isinstance(command, click.Command):
+            raise TypeError(f"quantkit.cli.{cmd_name}.command is not a click command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_examples(formatter, EXAMPLES)
+        with formatter.section("Shell completion"):
+            formatter.write_text('eval "$(_QUANTKIT_COMPLETE=bash_source quantkit)"  in ~/.bashrc (zsh, fish likewise)')
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run, and turn every way of failing into a message and an exit code (see `quantkit.cli.failure`)."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        if not standalone_mode:
+            return super().main(arguments, prog_name, complete_var, False, windows_expand_args, **extra)
+        with failure.reported(arguments), _sigterm_interrupts():
+            result = super().main(arguments, prog_name, complete_var, False, windows_expand_args, **extra)
+            # With standalone_mode=False click returns the code given to ctx.exit(), and our commands return None.
+            sys.exit(result if isinstance(result, int) else 0)
+
+
+class _sigterm_interrupts:
+    """While open, SIGTERM ends the command as Ctrl-C does, so that the journal is left whole."""
+
+    def __enter__(self) -> None:
+        self._previous: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGTERM, _interrupt)
+
+    def __exit__(self, *exception: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+
+
+def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    try:
+        number = version("quantkit")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        number = "unknown (not installed)"
+    click.echo(f"quantkit {number}")
+    ctx.exit()
+
+
+@click.group(
+    cls=Application,
+    invoke_without_command=True,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Print the version and exit.",
+)
+@click.pass_context
+def app(ctx: click.Context) -> None:
+    """Convert a Llama 4 checkpoint that is larger than memory to a quantized GGUF that llama.cpp runs.
+
+    Every command takes --help and --json. QUANTKIT_DEBUG=1 shows tracebacks.
+
+    Exit codes: 0 success, 2 usage, 3 source unreadable or malformed, 4 unsupported model, 5 plan refused
+    (strict, disk, memory, existing output), 6 writing failed, 7 verification failed, 130 interrupted.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(UsageError.exit_code)
+
+
+def main() -> NoReturn:
+    """Entry point of the `quantkit` script."""
+    app.main(prog_name="quantkit")
+    raise AssertionError("click returned from standalone mode")
