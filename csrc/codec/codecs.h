@@ -1,0 +1,4 @@
+// Every codec; the list of formats names them.
+#pragma once
+#include "codec/q4_0.h"
+#include "codec/q8_0.h"

@@ -1,0 +1,16 @@
+"""The door to the machine room: GGUF block formats in, numpy arrays out. Needs numpy alone."""
+
+from quantkit.kernels.codec import dequantize, encode_into, quantize
+from quantkit.kernels.formats import FORMATS, Format, row_bytes
+from quantkit.kernels.tier import build_info, current_tier
+
+__all__ = [
+    "FORMATS",
+    "Format",
+    "build_info",
+    "current_tier",
+    "dequantize",
+    "encode_into",
+    "quantize",
+    "row_bytes",
+]

@@ -1,0 +1,203 @@
+"""Encode and decode rows of weights."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.errors import NonFiniteError, UsageError
+from quantkit.kernels import _machine
+from quantkit.kernels.formats import find_format, row_bytes
+from quantkit.kernels.tier import current_tier
+
+Weighting = Literal["plain", "magnitude"]
+Scalar = Literal["f32", "f16", "bf16", "f8_e4m3"]
+Bytes = npt.NDArray[np.uint8]
+
+
+class OutOfRangeError(NonFiniteError):
+    """A weight that cannot be encoded, with its place in the rows that were given."""
+
+    def __init__(self, format: str, row: int, col: int, value: float) -> None:
+        limit = find_format(format).max_abs
+        why = "is not finite" if not np.isfinite(value) else f"is beyond the largest magnitude of {format}, {limit:g}"
+        super().__init__(f"weight {value} at row {row}, column {col} {why}")
+        self.row, self.col, self.value = row, col, value
+
+
+def encode_into(
+    out: Bytes,
+    source: Bytes,
+    *,
+    format: str,
+    dtype: Scalar,
+    rows: int,
+    cols: int,
+    offset_elements: int = 0,
+    row_stride: int | None = None,
+    col_stride: int = 1,
+    importance: npt.NDArray[np.float32] | None = None,
+    weighting: Weighting = "plain",
+    scale: npt.NDArray[np.float32] | None = None,
+    threads: int = 0,
+) -> None:
+    """Encode `rows` x `cols` weights that lie anywhere in a buffer of scalars.
+
+    Args:
+        out: uint8 (rows, row_bytes(format, cols)), C-contiguous; written whole.
+        source: uint8, one-dimensional: the raw bytes of `dtype` scalars, little endian.
+        offset_elements, row_stride, col_stride: where weight (r, c) lies, in elements of the source:
+            offset + r * row_stride + c * col_stride. A transposed slab has row_stride 1.
+        importance: float32 (cols,), finite and not negative; the encoder minimises sum(w * error**2).
+        weighting: "plain" takes w = importance (1 without); "magnitude" takes
+            importance * sqrt(mean square of the block + x**2), llama.cpp's correction for imatrix weights.
+        scale: float32 (rows,), multiplied into each row (fp8 sources).
+        threads: 0 takes all processors. The bytes do not depend on it.
+
+    Raises:
+        NonFiniteError: a weight is NaN, infinite or beyond the format's range (an OutOfRangeError with row and col).
+        UsageError: shapes or names that do not fit.
+    """
+    expected = rows * row_bytes(format, cols)
+    if out.dtype != np.uint8 or not out.flags.c_contiguous or out.size != expected:
+        raise UsageError(f"out must be C-contiguous uint8 of {expected} bytes, not {out.dtype} of {out.size}")
+    if importance is not None:
+        importance = np.ascontiguousarray(importance, np.float32)
+        if importance.shape != (cols,):
+            raise UsageError(f"importance has shape {importance.shape}, the rows have {cols} columns")
+        if not (np.isfinite(importance).all() and (importance >= 0).all()):
+            raise UsageError("importance must be finite and not negative")
+    if scale is not None:
+        scale = np.ascontiguousarray(scale, np.float32)
+    bad = _machine.encode(
+        current_tier(),
+        format,
+        source,
+        dtype,
+        offset_elements,
+        rows,
+        cols,
+        cols if row_stride is None else row_stride,
+        col_stride,
+        scale,
+        importance,
+        weighting,
+        out.reshape(-1),
+        threads,
+    )
+    if bad is not None:
+        raise OutOfRangeError(format, *bad)
+
+
+def quantize(
+    weights: npt.NDArray[Any],
+    format: str,
+    *,
+    importance: npt.NDArray[Any] | None = None,
+    weighting: Weighting = "plain",
+    threads: int = 0,
+) -> Bytes:
+    """Quantize rows of weights to a GGUF block format.
+
+    Args:
+        weights: (rows, cols) or (experts, rows, cols); float32, float16, ml_dtypes.bfloat16, or uint16 holding
+            bfloat16 bits. Other floats are converted to float32. A transposed view is read in place.
+        format: "q4_k", "q8_0", ...: see FORMATS.
+        importance: (cols,), or (experts, cols) for three-dimensional weights: the weight of each column in the
+            squared error that is minimised (an imatrix row). Not negative; ones when absent.
+        weighting: "plain" or "magnitude", see encode_into.
+        threads: 0 takes all processors. The bytes do not depend on it.
+
+    Returns:
+        uint8 (rows, row_bytes) or (experts, rows, row_bytes), the bytes that a GGUF stores.
+
+    Raises:
+        NonFiniteError: a weight is NaN, infinite or beyond the format's range; row and column are named.
+        UsageError: shapes, dtypes or names that do not fit.
+    """
+    weights = np.asarray(weights)
+    if weights.ndim == 3:
+        per_expert = None if importance is None else np.asarray(importance)
+        if per_expert is not None and per_expert.shape[0] != weights.shape[0]:
+            raise UsageError(f"importance has {per_expert.shape[0]} rows for {weights.shape[0]} experts")
+        out = np.empty((*weights.shape[:2], row_bytes(format, weights.shape[2])), np.uint8)
+        for expert in range(weights.shape[0]):
+            rows = None if per_expert is None else per_expert[expert]
+            try:
+                _quantize_rows(out[expert], weights[expert], format, rows, weighting, threads)
+            except OutOfRangeError as error:
+                error.what = f"expert {expert}: {error.what}"
+                raise
+        return out
+    if weights.ndim != 2:
+        raise UsageError(f"weights must be (rows, cols) or (experts, rows, cols), not of shape {weights.shape}")
+    out = np.empty((weights.shape[0], row_bytes(format, weights.shape[1])), np.uint8)
+    _quantize_rows(out, weights, format, None if importance is None else np.asarray(importance), weighting, threads)
+    return out
+
+
+def _quantize_rows(
+    out: Bytes,
+    weights: npt.NDArray[Any],
+    format: str,
+    importance: npt.NDArray[Any] | None,
+    weighting: Weighting,
+    threads: int,
+) -> None:
+    dtype: Scalar
+    if weights.dtype == np.float16:
+        dtype = "f16"
+    elif weights.dtype == np.uint16 or weights.dtype.name == "bfloat16":
+        dtype = "bf16"
+    elif weights.dtype == np.float32:
+        dtype = "f32"
+    elif np.issubdtype(weights.dtype, np.floating):
+        dtype, weights = "f32", weights.astype(np.float32)
+    else:
+        raise UsageError(
+            f"weights have dtype {weights.dtype}",
+            hint="Give float32, float16, ml_dtypes.bfloat16, or uint16 holding bfloat16 bits.",
+        )
+    rows, cols = weights.shape
+    transposed = weights.flags.f_contiguous and not weights.flags.c_contiguous
+    base = weights.T if transposed else np.ascontiguousarray(weights)
+    encode_into(
+        out,
+        base.reshape(-1).view(np.uint8),
+        format=format,
+        dtype=dtype,
+        rows=rows,
+        cols=cols,
+        row_stride=1 if transposed else cols,
+        col_stride=rows if transposed else 1,
+        importance=importance,
+        weighting=weighting,
+        threads=threads,
+    )
+
+
+def dequantize(packed: Bytes, format: str, *, dtype: npt.DTypeLike = np.float32, threads: int = 0) -> npt.NDArray[Any]:
+    """Decode rows of a GGUF block format, equal to the `gguf` package bit for bit.
+
+    Args:
+        packed: uint8 (..., row_bytes).
+        dtype: of the result; the decoding itself is float32.
+
+    Returns:
+        (..., cols) of `dtype`.
+
+    Raises:
+        UsageError: packed is not uint8 or its rows are not whole blocks.
+    """
+    found = find_format(format)
+    packed = np.ascontiguousarray(packed)
+    if packed.dtype != np.uint8 or packed.ndim < 1 or packed.shape[-1] % found.block_bytes:
+        raise UsageError(
+            f"packed must be uint8 with rows of whole {found.block_bytes}-byte blocks, "
+            f"not {packed.dtype} of shape {packed.shape}"
+        )
+    out = np.empty((*packed.shape[:-1], packed.shape[-1] // found.block_bytes * found.block_size), np.float32)
+    _machine.decode(current_tier(), format, packed.reshape(-1), out.reshape(-1), threads)
+    return out.astype(dtype, copy=False)
