@@ -19,81 +19,86 @@ extern const Tier TIER;
 #endif
 
 std::vector<const Tier*> tiers_built() {
-  return {
-      &scalar::TIER,
+    return {
+        &scalar::TIER,
 #if defined(QUANTKIT_HAS_AVX2)
-      &avx2::TIER,
+        &avx2::TIER,
 #endif
-  };
+    };
 }
 
 const Tier* find_tier(const std::string& name) {
-  for (const Tier* tier : tiers_built())
-    if (tier->name == name) return tier->supported() ? tier : nullptr;
-  return nullptr;
+    for (const Tier* tier : tiers_built())
+        if (tier->name == name) return tier->supported() ? tier : nullptr;
+    return nullptr;
 }
 
 const Tier* best_tier() {
-  const Tier* best = nullptr;
-  for (const Tier* tier : tiers_built())
-    if (tier->supported()) best = tier;
-  return best;
+    const Tier* best = nullptr;
+    for (const Tier* tier : tiers_built())
+        if (tier->supported()) best = tier;
+    return best;
 }
 
 namespace {
 
 float element(const EncodeJob& job, int64_t row, int64_t col) {
-  const uint8_t* p = job.source + (row * job.row_stride + col * job.col_stride) * SCALAR_BYTES[static_cast<int>(job.scalar)];
-  uint16_t h = 0;
-  float x = 0;
-  switch (job.scalar) {
-    case Scalar::f32: std::memcpy(&x, p, 4); break;
-    case Scalar::f16:
-      std::memcpy(&h, p, 2);
-      x = f16_to_f32(h);
-      break;
-    case Scalar::bf16:
-      std::memcpy(&h, p, 2);
-      x = bf16_to_f32(h);
-      break;
-    default: x = f8_e4m3_to_f32(*p); break;
-  }
-  return job.row_scale ? x * job.row_scale[row] : x;
+    const uint8_t* p =
+        job.source + (row * job.row_stride + col * job.col_stride) * SCALAR_BYTES[static_cast<int>(job.scalar)];
+    uint16_t h = 0;
+    float x = 0;
+    switch (job.scalar) {
+        case Scalar::f32:
+            std::memcpy(&x, p, 4);
+            break;
+        case Scalar::f16:
+            std::memcpy(&h, p, 2);
+            x = f16_to_f32(h);
+            break;
+        case Scalar::bf16:
+            std::memcpy(&h, p, 2);
+            x = bf16_to_f32(h);
+            break;
+        default:
+            x = f8_e4m3_to_f32(*p);
+            break;
+    }
+    return job.row_scale ? x * job.row_scale[row] : x;
 }
 
 // Only walked when a task has met a bad element: names the first one in row order.
 EncodeResult first_bad(const EncodeJob& job, float limit) {
-  EncodeResult result;
-  for (int64_t row = 0; row < job.rows; row++)
-    for (int64_t col = 0; col < job.cols; col++) {
-      const float x = element(job, row, col);
-      if (!(std::fabs(x) <= limit)) {
-        result.bad_row = row;
-        result.bad_col = col;
-        result.bad_value = x;
-        return result;
-      }
-    }
-  return result;
+    EncodeResult result;
+    for (int64_t row = 0; row < job.rows; row++)
+        for (int64_t col = 0; col < job.cols; col++) {
+            const float x = element(job, row, col);
+            if (!(std::fabs(x) <= limit)) {
+                result.bad_row = row;
+                result.bad_col = col;
+                result.bad_value = x;
+                return result;
+            }
+        }
+    return result;
 }
 
 }  // namespace
 
 EncodeResult encode(const Tier& tier, Format format, const EncodeJob& job, int threads) {
-  std::atomic<bool> bad{false};
-  parallel_for(tier.encode_tasks(format, job), threads, [&](int64_t task) {
-    if (!bad.load(std::memory_order_relaxed) && !tier.encode_task(format, job, task)) bad = true;
-  });
-  return bad ? first_bad(job, FORMATS[static_cast<int>(format)].max_abs) : EncodeResult();
+    std::atomic<bool> bad{false};
+    parallel_for(tier.encode_tasks(format, job), threads, [&](int64_t task) {
+        if (!bad.load(std::memory_order_relaxed) && !tier.encode_task(format, job, task)) bad = true;
+    });
+    return bad ? first_bad(job, FORMATS[static_cast<int>(format)].max_abs) : EncodeResult();
 }
 
 void decode(const Tier& tier, Format format, const uint8_t* in, float* out, int64_t blocks, int threads) {
-  const FormatRow& row = FORMATS[static_cast<int>(format)];
-  const int64_t step = std::max<int64_t>(1, 65536 / row.block_size), tasks = (blocks + step - 1) / step;
-  parallel_for(tasks, threads, [&](int64_t task) {
-    const int64_t first = task * step, n = std::min(step, blocks - first);
-    tier.decode_blocks(format, in + first * row.block_bytes, out + first * row.block_size, n);
-  });
+    const FormatRow& row = FORMATS[static_cast<int>(format)];
+    const int64_t step = std::max<int64_t>(1, 65536 / row.block_size), tasks = (blocks + step - 1) / step;
+    parallel_for(tasks, threads, [&](int64_t task) {
+        const int64_t first = task * step, n = std::min(step, blocks - first);
+        tier.decode_blocks(format, in + first * row.block_bytes, out + first * row.block_size, n);
+    });
 }
 
 }  // namespace quantkit

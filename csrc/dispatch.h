@@ -10,33 +10,33 @@ namespace quantkit {
 
 // How importance becomes the weight w of an element x in the squared error that an encoder minimises.
 enum class Weighting : int {
-  plain,      // w = importance of the column
-  magnitude,  // w = importance * sqrt(mean square of the block + x^2)
+    plain,      // w = importance of the column
+    magnitude,  // w = importance * sqrt(mean square of the block + x^2)
 };
 
 struct EncodeJob {
-  const uint8_t* source;  // rows x cols scalars; strides in elements, one of them 1
-  Scalar scalar;
-  int64_t rows, cols, row_stride, col_stride;
-  const float* row_scale;   // (rows,) or null: multiplied into each row, for fp8 sources
-  const float* importance;  // (cols,) or null for ones
-  Weighting weighting;
-  uint8_t* out;  // (rows, row bytes)
+    const uint8_t* source;  // rows x cols scalars; strides in elements, one of them 1
+    Scalar scalar;
+    int64_t rows, cols, row_stride, col_stride;
+    const float* row_scale;   // (rows,) or null: multiplied into each row, for fp8 sources
+    const float* importance;  // (cols,) or null for ones
+    Weighting weighting;
+    uint8_t* out;  // (rows, row bytes)
 };
 
 struct EncodeResult {
-  int64_t bad_row = -1, bad_col = -1;  // the first element that is not finite or beyond the format's range
-  float bad_value = 0;
-  bool ok() const { return bad_row < 0; }
+    int64_t bad_row = -1, bad_col = -1;  // the first element that is not finite or beyond the format's range
+    float bad_value = 0;
+    bool ok() const { return bad_row < 0; }
 };
 
 // One instruction set: every operation, compiled once per tier from the same sources.
 struct Tier {
-  const char* name;
-  bool (*supported)();
-  int64_t (*encode_tasks)(Format, const EncodeJob&);
-  bool (*encode_task)(Format, const EncodeJob&, int64_t task);  // false: an element out of range was met
-  void (*decode_blocks)(Format, const uint8_t* in, float* out, int64_t blocks);
+    const char* name;
+    bool (*supported)();
+    int64_t (*encode_tasks)(Format, const EncodeJob&);
+    bool (*encode_task)(Format, const EncodeJob&, int64_t task);  // false: an element out of range was met
+    void (*decode_blocks)(Format, const uint8_t* in, float* out, int64_t blocks);
 };
 
 std::vector<const Tier*> tiers_built();          // best last

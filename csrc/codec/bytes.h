@@ -13,12 +13,12 @@ namespace QK_TIER {
 
 // The low 16 bits of each lane, at `offset` of each lane's block.
 inline void store_u16(I v, uint8_t* const* out, int offset) {
-  int32_t x[L];
-  store(x, v);
-  for (int l = 0; l < L; l++) {
-    out[l][offset] = static_cast<uint8_t>(x[l]);
-    out[l][offset + 1] = static_cast<uint8_t>(x[l] >> 8);
-  }
+    int32_t x[L];
+    store(x, v);
+    for (int l = 0; l < L; l++) {
+        out[l][offset] = static_cast<uint8_t>(x[l]);
+        out[l][offset + 1] = static_cast<uint8_t>(x[l] >> 8);
+    }
 }
 
 }  // namespace QK_TIER

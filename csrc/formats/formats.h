@@ -5,21 +5,21 @@
 namespace quantkit {
 
 enum class Format : int {
-  f32,
-  f16,
-  bf16,
+    f32,
+    f16,
+    bf16,
 #define QK_FORMAT(name, ggml, elements, bytes) name,
 #include "formats/formats.def"
 #undef QK_FORMAT
-  count
+    count
 };
 
 struct FormatRow {
-  const char* name;
-  int ggml_type;
-  int block_size;  // elements
-  int block_bytes;
-  float max_abs;  // a larger magnitude cannot be stored: the f16 scale would overflow
+    const char* name;
+    int ggml_type;
+    int block_size;  // elements
+    int block_bytes;
+    float max_abs;  // a larger magnitude cannot be stored: the f16 scale would overflow
 };
 
 constexpr float F16_MAX = 65504.0f;

@@ -10,13 +10,13 @@ namespace QK_TIER {
 constexpr int L = 8;
 
 struct F {
-  __m256 v;
+    __m256 v;
 };
 struct I {
-  __m256i v;
+    __m256i v;
 };
 struct M {
-  __m256 v;
+    __m256 v;
 };
 
 inline F set1(float x) { return {_mm256_set1_ps(x)}; }
@@ -51,11 +51,11 @@ inline I operator|(I a, I b) { return {_mm256_or_si256(a.v, b.v)}; }
 inline I operator^(I a, I b) { return {_mm256_xor_si256(a.v, b.v)}; }
 template <int N>
 inline I shl(I a) {
-  return {_mm256_slli_epi32(a.v, N)};
+    return {_mm256_slli_epi32(a.v, N)};
 }
 template <int N>
 inline I shr(I a) {
-  return {_mm256_srli_epi32(a.v, N)};
+    return {_mm256_srli_epi32(a.v, N)};
 }
 inline I max(I a, I b) { return {_mm256_max_epi32(a.v, b.v)}; }
 inline I min(I a, I b) { return {_mm256_min_epi32(a.v, b.v)}; }
@@ -70,60 +70,62 @@ inline void store(int32_t* p, I a) { _mm256_storeu_si256(reinterpret_cast<__m256
 inline F load_f32(const void* p) { return {_mm256_loadu_ps(static_cast<const float*>(p))}; }
 inline F load_f16(const void* p) { return {_mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(p)))}; }
 inline F load_bf16(const void* p) {
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))), 16))};
+    return {_mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))), 16))};
 }
 inline void store_f16(void* p, F a) {
-  _mm_storeu_si128(static_cast<__m128i*>(p), _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128(static_cast<__m128i*>(p), _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
 }
 inline void store_bf16(void* p, F a) {
-  const __m256i u = _mm256_castps_si256(a.v);
-  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
-  const __m256i r = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd), 16);
-  const __m256i p16 = _mm256_permute4x64_epi64(_mm256_packus_epi32(r, r), 0x08);
-  _mm_storeu_si128(static_cast<__m128i*>(p), _mm256_castsi256_si128(p16));
+    const __m256i u = _mm256_castps_si256(a.v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    const __m256i r = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd), 16);
+    const __m256i p16 = _mm256_permute4x64_epi64(_mm256_packus_epi32(r, r), 0x08);
+    _mm_storeu_si128(static_cast<__m128i*>(p), _mm256_castsi256_si128(p16));
 }
 
 inline void transpose(F (&r)[L]) {
-  const __m256 a0 = _mm256_unpacklo_ps(r[0].v, r[1].v), a1 = _mm256_unpackhi_ps(r[0].v, r[1].v);
-  const __m256 a2 = _mm256_unpacklo_ps(r[2].v, r[3].v), a3 = _mm256_unpackhi_ps(r[2].v, r[3].v);
-  const __m256 a4 = _mm256_unpacklo_ps(r[4].v, r[5].v), a5 = _mm256_unpackhi_ps(r[4].v, r[5].v);
-  const __m256 a6 = _mm256_unpacklo_ps(r[6].v, r[7].v), a7 = _mm256_unpackhi_ps(r[6].v, r[7].v);
-  const __m256 b0 = _mm256_shuffle_ps(a0, a2, 0x44), b1 = _mm256_shuffle_ps(a0, a2, 0xee);
-  const __m256 b2 = _mm256_shuffle_ps(a1, a3, 0x44), b3 = _mm256_shuffle_ps(a1, a3, 0xee);
-  const __m256 b4 = _mm256_shuffle_ps(a4, a6, 0x44), b5 = _mm256_shuffle_ps(a4, a6, 0xee);
-  const __m256 b6 = _mm256_shuffle_ps(a5, a7, 0x44), b7 = _mm256_shuffle_ps(a5, a7, 0xee);
-  r[0].v = _mm256_permute2f128_ps(b0, b4, 0x20);
-  r[1].v = _mm256_permute2f128_ps(b1, b5, 0x20);
-  r[2].v = _mm256_permute2f128_ps(b2, b6, 0x20);
-  r[3].v = _mm256_permute2f128_ps(b3, b7, 0x20);
-  r[4].v = _mm256_permute2f128_ps(b0, b4, 0x31);
-  r[5].v = _mm256_permute2f128_ps(b1, b5, 0x31);
-  r[6].v = _mm256_permute2f128_ps(b2, b6, 0x31);
-  r[7].v = _mm256_permute2f128_ps(b3, b7, 0x31);
+    const __m256 a0 = _mm256_unpacklo_ps(r[0].v, r[1].v), a1 = _mm256_unpackhi_ps(r[0].v, r[1].v);
+    const __m256 a2 = _mm256_unpacklo_ps(r[2].v, r[3].v), a3 = _mm256_unpackhi_ps(r[2].v, r[3].v);
+    const __m256 a4 = _mm256_unpacklo_ps(r[4].v, r[5].v), a5 = _mm256_unpackhi_ps(r[4].v, r[5].v);
+    const __m256 a6 = _mm256_unpacklo_ps(r[6].v, r[7].v), a7 = _mm256_unpackhi_ps(r[6].v, r[7].v);
+    const __m256 b0 = _mm256_shuffle_ps(a0, a2, 0x44), b1 = _mm256_shuffle_ps(a0, a2, 0xee);
+    const __m256 b2 = _mm256_shuffle_ps(a1, a3, 0x44), b3 = _mm256_shuffle_ps(a1, a3, 0xee);
+    const __m256 b4 = _mm256_shuffle_ps(a4, a6, 0x44), b5 = _mm256_shuffle_ps(a4, a6, 0xee);
+    const __m256 b6 = _mm256_shuffle_ps(a5, a7, 0x44), b7 = _mm256_shuffle_ps(a5, a7, 0xee);
+    r[0].v = _mm256_permute2f128_ps(b0, b4, 0x20);
+    r[1].v = _mm256_permute2f128_ps(b1, b5, 0x20);
+    r[2].v = _mm256_permute2f128_ps(b2, b6, 0x20);
+    r[3].v = _mm256_permute2f128_ps(b3, b7, 0x20);
+    r[4].v = _mm256_permute2f128_ps(b0, b4, 0x31);
+    r[5].v = _mm256_permute2f128_ps(b1, b5, 0x31);
+    r[6].v = _mm256_permute2f128_ps(b2, b6, 0x31);
+    r[7].v = _mm256_permute2f128_ps(b3, b7, 0x31);
 }
 
 // Eight vectors at a time: pack to bytes, then an 8x8 byte transposition.
 inline void store_bytes(const I* v, int count, uint8_t* const* out, int offset) {
-  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  for (int i = 0; i < count; i += 8) {
-    const __m256i p0 = _mm256_packus_epi16(_mm256_packs_epi32(v[i].v, v[i + 1].v), _mm256_packs_epi32(v[i + 2].v, v[i + 3].v));
-    const __m256i p1 =
-        _mm256_packus_epi16(_mm256_packs_epi32(v[i + 4].v, v[i + 5].v), _mm256_packs_epi32(v[i + 6].v, v[i + 7].v));
-    // dwords of p: v0[0..3] v1[0..3] v2[0..3] v3[0..3] | v0[4..7] ...; order puts rows of eight bytes side by side
-    const __m256i q0 = _mm256_permutevar8x32_epi32(p0, order), q1 = _mm256_permutevar8x32_epi32(p1, order);
-    const __m128i a = _mm256_castsi256_si128(q0), b = _mm256_extracti128_si256(q0, 1);  // rows 0,1 and 2,3
-    const __m128i c = _mm256_castsi256_si128(q1), d = _mm256_extracti128_si256(q1, 1);  // rows 4,5 and 6,7
-    const __m128i t0 = _mm_unpacklo_epi8(a, _mm_srli_si128(a, 8)), t1 = _mm_unpacklo_epi8(b, _mm_srli_si128(b, 8));
-    const __m128i t2 = _mm_unpacklo_epi8(c, _mm_srli_si128(c, 8)), t3 = _mm_unpacklo_epi8(d, _mm_srli_si128(d, 8));
-    const __m128i u0 = _mm_unpacklo_epi16(t0, t1), u1 = _mm_unpackhi_epi16(t0, t1);
-    const __m128i u2 = _mm_unpacklo_epi16(t2, t3), u3 = _mm_unpackhi_epi16(t2, t3);
-    const __m128i w[4] = {_mm_unpacklo_epi32(u0, u2), _mm_unpackhi_epi32(u0, u2), _mm_unpacklo_epi32(u1, u3),
-                          _mm_unpackhi_epi32(u1, u3)};
-    for (int k = 0; k < 4; k++) {
-      _mm_storel_epi64(reinterpret_cast<__m128i*>(out[2 * k] + offset + i), w[k]);
-      _mm_storel_epi64(reinterpret_cast<__m128i*>(out[2 * k + 1] + offset + i), _mm_srli_si128(w[k], 8));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    for (int i = 0; i < count; i += 8) {
+        const __m256i p0 =
+            _mm256_packus_epi16(_mm256_packs_epi32(v[i].v, v[i + 1].v), _mm256_packs_epi32(v[i + 2].v, v[i + 3].v));
+        const __m256i p1 =
+            _mm256_packus_epi16(_mm256_packs_epi32(v[i + 4].v, v[i + 5].v), _mm256_packs_epi32(v[i + 6].v, v[i + 7].v));
+        // dwords of p: v0[0..3] v1[0..3] v2[0..3] v3[0..3] | v0[4..7] ...; order puts rows of eight bytes side by side
+        const __m256i q0 = _mm256_permutevar8x32_epi32(p0, order), q1 = _mm256_permutevar8x32_epi32(p1, order);
+        const __m128i a = _mm256_castsi256_si128(q0), b = _mm256_extracti128_si256(q0, 1);  // rows 0,1 and 2,3
+        const __m128i c = _mm256_castsi256_si128(q1), d = _mm256_extracti128_si256(q1, 1);  // rows 4,5 and 6,7
+        const __m128i t0 = _mm_unpacklo_epi8(a, _mm_srli_si128(a, 8)), t1 = _mm_unpacklo_epi8(b, _mm_srli_si128(b, 8));
+        const __m128i t2 = _mm_unpacklo_epi8(c, _mm_srli_si128(c, 8)), t3 = _mm_unpacklo_epi8(d, _mm_srli_si128(d, 8));
+        const __m128i u0 = _mm_unpacklo_epi16(t0, t1), u1 = _mm_unpackhi_epi16(t0, t1);
+        const __m128i u2 = _mm_unpacklo_epi16(t2, t3), u3 = _mm_unpackhi_epi16(t2, t3);
+        const __m128i w[4] = {_mm_unpacklo_epi32(u0, u2), _mm_unpackhi_epi32(u0, u2), _mm_unpacklo_epi32(u1, u3),
+                              _mm_unpackhi_epi32(u1, u3)};
+        for (int k = 0; k < 4; k++) {
+            _mm_storel_epi64(reinterpret_cast<__m128i*>(out[2 * k] + offset + i), w[k]);
+            _mm_storel_epi64(reinterpret_cast<__m128i*>(out[2 * k + 1] + offset + i), _mm_srli_si128(w[k], 8));
+        }
     }
-  }
 }
 
 }  // namespace QK_TIER

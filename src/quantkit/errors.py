@@ -1,4 +1,4 @@
-"""One exception tree. Each leaf says what went wrong, where, and what to do next, and has the exit code of its class."""
+"""One exception tree. Each leaf says what went wrong, where, what to do next, and has the exit code of its class."""
 
 from __future__ import annotations
 

@@ -7,37 +7,18 @@ from typing import Annotated
 import numpy
 from numpy.typing import NDArray
 
+
 def formats() -> list:
     """
     Rows (name, ggml type, elements per block, bytes per block, largest magnitude).
     """
 
-def encode(
-    tier: str,
-    format: str,
-    source: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu", writable=False)],
-    scalar: str,
-    offset: int,
-    rows: int,
-    cols: int,
-    row_stride: int,
-    col_stride: int,
-    row_scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)] | None,
-    importance: Annotated[NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)] | None,
-    weighting: str,
-    out: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu")],
-    threads: int,
-) -> object:
+def encode(tier: str, format: str, source: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], scalar: str, offset: int, rows: int, cols: int, row_stride: int, col_stride: int, row_scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, importance: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, weighting: str, out: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], threads: int) -> tuple[int, int, float] | None:
     """
     None, or (row, column, value) of the first element that cannot be encoded.
     """
 
-def decode(
-    tier: str,
-    format: str,
-    packed: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu", writable=False)],
-    out: Annotated[NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu")],
-    threads: int,
-) -> None: ...
+def decode(tier: str, format: str, packed: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')], threads: int) -> None: ...
+
 def build_info() -> dict:
     """Compiler, tiers built, tiers this processor supports, threads."""
