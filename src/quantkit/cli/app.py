@@ -1,4 +1,4 @@
-"""The group `quantkit`: finds commands by name, loads only the one that is called, and ends with the right exit code."""
+"""The group `quantkit`: loads only the command that is called, and ends with the right exit code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from quantkit.cli import failure
 from quantkit.cli.help import write_examples
 from quantkit.errors import UsageError
 
-# Name -> one sentence. The sentence stands here and not in the command's module, so that `quantkit --help` loads none of them.
+# Name -> one sentence. It stands here and not in the command's module, so that `quantkit --help` loads no module.
 COMMANDS = {
     "convert": "Convert a Llama 4 checkpoint to one or more quantized GGUF files.",
     "plan": "Show what a conversion would write and need, and what the result needs to run.",
@@ -55,22 +55,14 @@ class Application(click.Group):
         with formatter.section("Shell completion"):
             formatter.write_text('eval "$(_QUANTKIT_COMPLETE=bash_source quantkit)"  in ~/.bashrc (zsh, fish likewise)')
 
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        windows_expand_args: bool = True,
-        **extra: Any,
-    ) -> Any:
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
         """Run, and turn every way of failing into a message and an exit code (see `quantkit.cli.failure`)."""
         arguments = list(sys.argv[1:] if args is None else args)
-        if not standalone_mode:
-            return super().main(arguments, prog_name, complete_var, False, windows_expand_args, **extra)
+        if not extra.pop("standalone_mode", True):
+            return super().main(arguments, prog_name, standalone_mode=False, **extra)
         with failure.reported(arguments), _sigterm_interrupts():
-            result = super().main(arguments, prog_name, complete_var, False, windows_expand_args, **extra)
-            # With standalone_mode=False click returns the code given to ctx.exit(), and our commands return None.
+            result = super().main(arguments, prog_name, standalone_mode=False, **extra)
+            # Outside standalone mode click returns the code given to ctx.exit(), and our commands return None.
             sys.exit(result if isinstance(result, int) else 0)
 
 

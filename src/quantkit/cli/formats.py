@@ -28,17 +28,20 @@ PROSE = {
     "q4_k": Prose("f16 d and min per 256, 6-bit scale and min per 32", "the usual choice"),
     "q4_1": Prose("f16 d and min per 32", "older runtimes"),
     "q4_0": Prose("f16 d per 32", "fastest in some runtimes; a little worse than q4_k"),
-    "iq4_nl": Prose("f16 d per 32, 16 uneven levels", "4-bit for rows that 256 does not divide; wants an imatrix"),
-    "iq4_xs": Prose("f16 d per 256, 6-bit scale per 32, 16 uneven levels", "smaller than q4_k at similar quality; wants an imatrix"),
+    "iq4_nl": Prose("f16 d per 32, uneven levels", "4-bit for rows that 256 does not divide; wants an imatrix"),
+    "iq4_xs": Prose(
+        "f16 d per 256, 6-bit scale per 32, uneven levels", "smaller than q4_k, nearly as good; wants an imatrix"
+    ),
     "mxfp4": Prose("power of two per 32, e2m1 codes", "experts on hardware with native MXFP4"),
     "q3_k": Prose("f16 d per 256, 6-bit scale per 16", "when 4 bits do not fit; wants an imatrix"),
     "q2_k": Prose("f16 d and min per 256, 4-bit scale and min per 16", "last resort; visible loss; wants an imatrix"),
-}  # fmt: skip
+}
 
 
 def report() -> dict[str, Any]:
     """All formats, widest first, and all recipes, as JSON-ready values."""
     from quantkit.kernels import FORMATS
+
     from quantkit.recipes import RECIPES
 
     formats = [

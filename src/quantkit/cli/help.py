@@ -30,11 +30,11 @@ class Command(click.Command):
         groups: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(parameter, click.Option):
                 groups.setdefault(getattr(parameter, "group", GENERAL), []).append(record)
         groups[GENERAL] = groups.pop(GENERAL, [])  # last
         for title, records in groups.items():
-            with formatter.section(f"{title} options"):
+            with formatter.section(title):
                 formatter.write_dl(records)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

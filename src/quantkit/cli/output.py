@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
-from collections.abc import Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+from rich.table import Column, Table
 from rich.text import Text
+
+from quantkit.cli.units import bytes_text, seconds_text
+
+if TYPE_CHECKING:
+    from quantkit.convert import Progress
 
 PIPE_WIDTH = 200  # where there is no terminal nothing is wrapped below this width, so that lines can be grepped
 
@@ -60,3 +70,73 @@ def heading(title: str) -> None:
 def note(text: str, *, warning: bool = False) -> None:
     """Print a line on stderr, where it disturbs neither tables nor JSON."""
     console(to_stderr=True).print(Text(f"warning: {text}" if warning else text, style="yellow" if warning else ""))
+
+
+def line(text: str) -> None:
+    """Print one line of result, unwrapped."""
+    click.echo(text)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[Progress], None]]:
+    """Give a function that shows the walk's reports on stderr: a bar on a terminal, a line every 5 s elsewhere."""
+    if not sys.stderr.isatty():
+        yield PlainProgress()
+        return
+    with Bar(
+        TextColumn("{task.fields[tensor]}", table_column=Column(no_wrap=True, max_width=44, min_width=20)),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[amount]}"),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[remaining]}"),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        yield BarProgress(bar)
+
+
+class BarProgress:
+    """Shows reports as a bar with tensor, bytes, rate and remaining time."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._task = bar.add_task("", total=None, tensor="reading headers", amount="", rate="", remaining="")
+
+    def __call__(self, report: Progress) -> None:
+        amount, rate, remaining = progress_texts(report)
+        self._bar.update(
+            self._task,
+            total=report.total_bytes,
+            completed=report.done_bytes,
+            tensor=report.tensor,
+            amount=amount,
+            rate=rate,
+            remaining=remaining,
+        )
+
+
+class PlainProgress:
+    """Shows reports as lines, the first at once and then one every `interval_seconds`, and the last."""
+
+    def __init__(self, interval_seconds: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._interval = interval_seconds
+        self._clock = clock
+        self._due = clock()
+
+    def __call__(self, report: Progress) -> None:
+        now = self._clock()
+        done = report.done_bytes >= report.total_bytes
+        if now < self._due and not done:
+            return
+        # After the last report nothing is due any more, even if the walk repeats it.
+        self._due = math.inf if done else now + self._interval
+        percent = 100 * report.done_bytes / max(report.total_bytes, 1)
+        click.echo("  ".join(filter(None, [f"{percent:5.1f} %", *progress_texts(report), report.tensor])), err=True)
+
+
+def progress_texts(report: Progress) -> tuple[str, str, str]:
+    """Amount, rate and remaining time as text; "" where unknown."""
+    amount = f"{bytes_text(report.done_bytes)} of {bytes_text(report.total_bytes)}"
+    rate = f"{bytes_text(report.bytes_per_second)}/s" if report.bytes_per_second else ""
+    remaining = "" if report.remaining_seconds is None else f"{seconds_text(report.remaining_seconds)} left"
+    return amount, rate, remaining

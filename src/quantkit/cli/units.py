@@ -34,7 +34,7 @@ def count_text(number: int) -> str:
     return str(number)
 
 
-class ByteSize(click.ParamType):
+class ByteSize(click.ParamType[int]):
     """`50G`, `4.5GB`, `800M`, `1000000` -> bytes, decimal as in llama.cpp's --split-max-size."""
 
     name = "size"
@@ -51,7 +51,7 @@ class ByteSize(click.ParamType):
         return n_bytes
 
 
-class TokenCount(click.ParamType):
+class TokenCount(click.ParamType[int]):
     """`8192`, `128k`, `1M` -> tokens, where k is 1024 as in the names of contexts."""
 
     name = "tokens"
