@@ -55,13 +55,20 @@ class Application(click.Group):
         with formatter.section("Shell completion"):
             formatter.write_text('eval "$(_QUANTKIT_COMPLETE=bash_source quantkit)"  in ~/.bashrc (zsh, fish likewise)')
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
         """Run, and turn every way of failing into a message and an exit code (see `quantkit.cli.failure`)."""
         arguments = list(sys.argv[1:] if args is None else args)
-        if not extra.pop("standalone_mode", True):
-            return super().main(arguments, prog_name, standalone_mode=False, **extra)
+        if not standalone_mode:
+            return super().main(arguments, prog_name, complete_var, standalone_mode=False, **extra)
         with failure.reported(arguments), _sigterm_interrupts():
-            result = super().main(arguments, prog_name, standalone_mode=False, **extra)
+            result = super().main(arguments, prog_name, complete_var, standalone_mode=False, **extra)
             # Outside standalone mode click returns the code given to ctx.exit(), and our commands return None.
             sys.exit(result if isinstance(result, int) else 0)
 

@@ -41,7 +41,6 @@ PROSE = {
 def report() -> dict[str, Any]:
     """All formats, widest first, and all recipes, as JSON-ready values."""
     from quantkit.kernels import FORMATS
-
     from quantkit.recipes import RECIPES
 
     formats = [
