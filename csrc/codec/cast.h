@@ -57,7 +57,7 @@ bool cast_tile(const EncodeJob& job, int64_t task, float limit) {
             const int cols = static_cast<int>(std::min<int64_t>(L, tile.cols - c));
             F x[L];
             for (int k = 0; k < L; k++) {
-                x[k] = k < cols ? load_scalars<S>(tile.bytes.data() + (c + k) * tile.pitch_bytes + r * IN) : set1(0.0f);
+                x[k] = k < cols ? load_scalars<S>(tile.bytes + (c + k) * tile.pitch_bytes + r * IN) : set1(0.0f);
                 if (job.row_scale) x[k] = x[k] * load(scales);
                 bad |= any(beyond(x[k], limit));
             }

@@ -26,7 +26,7 @@ inline int64_t count_tasks(Format format, const EncodeJob& job) {
 // on the same few cache sets. The pad keeps the copy off them too.
 struct Tile {
     int64_t row, col, rows, cols, pitch_bytes;
-    std::vector<uint8_t> bytes;
+    const uint8_t* bytes;  // this thread's, until its next tile
 
     Tile(const EncodeJob& job, int64_t task) {
         const int64_t across = ceil_div(job.cols, TILE_COLS), size = SCALAR_BYTES[static_cast<int>(job.scalar)];
@@ -35,10 +35,12 @@ struct Tile {
         rows = std::min(TILE_ROWS, job.rows - row);
         cols = std::min(TILE_COLS, job.cols - col);
         pitch_bytes = TILE_ROWS * size + 64;
-        bytes.resize(static_cast<size_t>(cols * pitch_bytes + 64));
+        static thread_local std::vector<uint8_t> buffer;  // grown once: a fresh one would be zeroed for every tile
+        buffer.resize(std::max(buffer.size(), static_cast<size_t>(cols * pitch_bytes + 64)));
+        bytes = buffer.data();
         for (int64_t c = 0; c < cols; c++) {
             const uint8_t* from = job.source + (row * job.row_stride + (col + c) * job.col_stride) * size;
-            uint8_t* to = bytes.data() + c * pitch_bytes;
+            uint8_t* to = buffer.data() + c * pitch_bytes;
             if (job.row_stride == 1) {
                 std::memcpy(to, from, static_cast<size_t>(rows * size));
             } else {
@@ -69,7 +71,7 @@ bool encode_transposed(const EncodeJob& job, int64_t task, float limit) {
                 out[l] = live ? job.out + (tile.row + r + l) * row_bytes + (tile.col + c) / N * Codec::BYTES : spill;
                 scales[l] = live && job.row_scale ? job.row_scale[tile.row + r + l] : 1.0f;
             }
-            load_lanes<N, S>(b, tile.bytes.data() + c * tile.pitch_bytes + r * size, tile.pitch_bytes);
+            load_lanes<N, S>(b, tile.bytes + c * tile.pitch_bytes + r * size, tile.pitch_bytes);
             if (!encode_batch<Codec>(b, job, job.row_scale ? scales : nullptr, columns, out, limit)) return false;
         }
     return true;
