@@ -90,14 +90,18 @@ def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def installed_version() -> str:
+    """Version of the installed package; a source tree that is not installed has none."""
+    try:
+        return version("quantkit")
+    except PackageNotFoundError:
+        return "unknown (not installed)"
+
+
 def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
     if not wanted or ctx.resilient_parsing:
         return
-    try:
-        number = version("quantkit")
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        number = "unknown (not installed)"
-    click.echo(f"quantkit {number}")
+    click.echo(f"quantkit {installed_version()}")
     ctx.exit()
 
 
