@@ -1,0 +1,36 @@
+"""transformers in float32, eager attention: what the checkpoint itself says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoConfig, AutoModelForCausalLM, Llama4ForConditionalGeneration
+
+
+class Reference:
+    """A checkpoint folder loaded by transformers."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        architecture = AutoConfig.from_pretrained(checkpoint).architectures[0]
+        kind = Llama4ForConditionalGeneration if "Conditional" in architecture else AutoModelForCausalLM
+        self._model = kind.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager").eval()
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Logits (n, vocab) after each of `tokens` (n,)."""
+        with torch.inference_mode():
+            return self._model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0].numpy()
+
+    def generate(self, tokens: Sequence[int], n_tokens: int) -> list[int]:
+        """The `n_tokens` most likely tokens after `tokens`; end tokens do not stop it."""
+        past, step, out = None, torch.tensor([list(tokens)]), []
+        with torch.inference_mode():
+            for _ in range(n_tokens):
+                answer = self._model(input_ids=step, past_key_values=past, use_cache=True)
+                past = answer.past_key_values
+                step = answer.logits[:, -1:].argmax(-1)
+                out.append(int(step))
+        return out
