@@ -1,4 +1,6 @@
 // Every codec; the list of formats names them.
 #pragma once
+#include "codec/q3_k.h"
 #include "codec/q4_0.h"
+#include "codec/q6_k.h"
 #include "codec/q8_0.h"

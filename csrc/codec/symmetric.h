@@ -1,6 +1,6 @@
 // One f16 scale for codes -T..T-1 (q4_0: T = 8, q5_0: T = 16).
 #pragma once
-#include "codec/batch.h"
+#include "codec/search.h"
 
 namespace quantkit {
 namespace QK_TIER {
@@ -9,11 +9,6 @@ namespace QK_TIER {
 template <int T>
 inline F symmetric_code(F x, F inverse) {
     return max(min(round(x * inverse), set1(T - 1.0f)), set1(-static_cast<float>(T)));
-}
-
-inline F invert(F d) {  // 0 where d is 0
-    const M none = d == set1(0.0f);
-    return select(none, set1(0.0f), set1(1.0f) / select(none, set1(1.0f), d));
 }
 
 // Returns the stored d (rounded to f16) and leaves the codes in q.

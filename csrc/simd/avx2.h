@@ -66,6 +66,11 @@ inline F to_float(I a) { return {_mm256_cvtepi32_ps(a.v)}; }
 inline I bits(F a) { return {_mm256_castps_si256(a.v)}; }
 inline F from_bits(I a) { return {_mm256_castsi256_ps(a.v)}; }
 inline void store(int32_t* p, I a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v); }
+inline F look_up(const float (&table)[16], I index) {
+    const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), index.v);
+    const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), index.v);
+    return {_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index.v, 28)))};
+}
 
 inline F load_f32(const void* p) { return {_mm256_loadu_ps(static_cast<const float*>(p))}; }
 inline F load_f16(const void* p) { return {_mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(p)))}; }

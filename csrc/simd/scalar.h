@@ -72,6 +72,7 @@ inline F to_float(I a) { return {static_cast<float>(a.v)}; }
 inline I bits(F a) { return {static_cast<int32_t>(f32_bits(a.v))}; }
 inline F from_bits(I a) { return {f32_from_bits(static_cast<uint32_t>(a.v))}; }
 inline void store(int32_t* p, I a) { *p = a.v; }
+inline F look_up(const float (&table)[16], I index) { return {table[index.v]}; }  // index 0..15
 
 // L source scalars that lie side by side.
 inline F load_f32(const void* p) {

@@ -1,0 +1,52 @@
+// q6_k: 6.5625 bits a weight, 256 per super-block of 16 x 16. Layout: low nibbles ql[128], high pairs qh[64], int8
+// scales[16], f16 d; x = d * scale * (q - 32). Element 128 n + 32 g + l has its nibble in ql[64 n + 32 (g & 1) + l],
+// low for g < 2, and its pair of bits 2 g in qh[32 n + l].
+#pragma once
+#include "codec/super_block.h"
+
+namespace quantkit {
+namespace QK_TIER {
+
+struct q6_k {
+    static constexpr int N = 256, BYTES = 210;
+    using Search = SuperBlock<Uniform<32>, 16, -128, 127>;
+
+    template <class W>
+    static void encode(const Batch<N>& x, W w, uint8_t* const* out) {
+        static constexpr float STEPS[] = {-32, -32.5f, -31.5f, -33.f, 31, 30.5f, 31.5f, -31};
+        static constexpr float SPREADS[] = {1.0f / -128, 1.0f / -120};
+        const Search found = Search::search(x, w, STEPS, SPREADS, 1);
+        I q[N], byte[128];
+        found.codes(x, q);
+        const I nibble = set1i(15);
+        for (int n = 0; n < 2; n++)
+            for (int k = 0; k < 64; k++) {
+                const I a = q[128 * n + k], b = q[128 * n + 64 + k];
+                byte[64 * n + k] = (a & nibble) | shl<4>(b & nibble);
+            }
+        store_bytes(byte, 128, out, 0);
+        for (int n = 0; n < 2; n++)
+            for (int l = 0; l < 32; l++) {
+                const I* p = q + 128 * n + l;
+                byte[32 * n + l] = shr<4>(p[0]) | shl<2>(shr<4>(p[32])) | shl<4>(shr<4>(p[64])) | shl<6>(shr<4>(p[96]));
+            }
+        store_bytes(byte, 64, out, 128);
+        for (int j = 0; j < 16; j++) byte[j] = to_int(found.scale[j]) & set1i(255);
+        store_bytes(byte, 16, out, 192);
+        store_u16(f16_bits(found.d), out, 208);
+    }
+
+    static void decode(const uint8_t* in, float* out) {
+        const float d = f16_to_f32(read_u16(in + 208));
+        for (int i = 0; i < N; i++) {
+            const int n = i / 128, g = i % 128 / 32, l = i % 32;
+            const int low = (in[64 * n + 32 * (g & 1) + l] >> (4 * (g >> 1))) & 15;
+            const int high = (in[128 + 32 * n + l] >> (2 * g)) & 3;
+            const float scale = d * static_cast<float>(static_cast<int8_t>(in[192 + i / 16]));
+            out[i] = scale * static_cast<float>((low | (high << 4)) - 32);
+        }
+    }
+};
+
+}  // namespace QK_TIER
+}  // namespace quantkit
