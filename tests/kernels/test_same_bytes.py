@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matrices import ROWS, Matrix, column_weights, columns_of, matrices, rows_of
+from tests.kernels.matrices import ROWS, Matrix, column_weights, columns_of, matrices, rows_of
 
 from quantkit.kernels import FORMATS, build_info, dequantize, encode_into, quantize, row_bytes
 
