@@ -1,14 +1,17 @@
 """The corridor, the only room that knows the whole way: `plan(...)`, and `convert(...)`, which is `plan` plus the walk.
 
-plan(checkpoint, out=None, types=["q4_k_m"], *, mmproj=None, mmproj_only=False, mmproj_type="f16", imatrix=None,
-     pure=False, tensor_types=(), token_embedding_type=None, output_tensor_type=None, split_max_size=None,
-     strict=False, allow_mismatch=False, allow_missing_imatrix=False, threads=0, force=False, weighting=None,
-     contexts=(8192, 131072), bandwidth_gb_s=100.0) -> Plan
-convert(checkpoint, out, types=["q4_k_m"], *, <as plan>, progress=None) -> ConvertResult
+The room itself can be called, so that both `quantkit.convert(...)` and `from quantkit.convert import convert` work.
 """
 
+import sys
+from types import ModuleType
+from typing import Any
+
 from quantkit.convert.plan import DiskNeed, Fallback, FileSize, OutputPlan, Plan, RuntimeNeed, TensorPlan
+from quantkit.convert.preflight import plan
 from quantkit.convert.progress import ConvertResult, OutputResult, Progress
+from quantkit.convert.run import convert
+from quantkit.convert.tuning import Tuning
 
 __all__ = [
     "ConvertResult",
@@ -21,4 +24,15 @@ __all__ = [
     "Progress",
     "RuntimeNeed",
     "TensorPlan",
+    "Tuning",
+    "convert",
+    "plan",
 ]
+
+
+class _Room(ModuleType):
+    def __call__(self, *arguments: Any, **options: Any) -> ConvertResult:
+        return convert(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _Room

@@ -1,0 +1,53 @@
+"""The keys that depend on what was asked for, added to those that the checkpoint gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gguf import GGUFValueType
+
+from quantkit.checkpoint import Checkpoint
+from quantkit.convert.importance import Statistics
+from quantkit.convert.request import Wanted
+from quantkit.gguf import Field
+from quantkit.llama4 import provenance
+
+QUANTIZATION_VERSION = 2  # of ggml's block formats
+_MAX_IMATRIX_NAME = 127  # what llama-quantize can hold
+
+
+def finished_fields(
+    source: Checkpoint,
+    fields: Sequence[Field],
+    wanted: Wanted,
+    *,
+    statistics: Statistics | None,
+    n_weighted: int,
+    pure: bool,
+    overrides: Sequence[str],
+    mismatches: Sequence[str],
+) -> list[Field]:
+    """All keys of one output: the family's, then types, imatrix, provenance.
+
+    Args:
+        n_weighted: tensors for which the imatrix is used.
+        overrides: "regex=type" as given.
+        mismatches: reasons why the runtime computes this checkpoint otherwise, which the caller allowed.
+    """
+    string, u32 = GGUFValueType.STRING, GGUFValueType.UINT32
+    added = [
+        Field("general.file_type", wanted.recipe.ftype, u32),
+        Field("general.quantization_version", QUANTIZATION_VERSION, u32),
+    ]
+    if statistics is not None:
+        added.append(Field("quantize.imatrix.file", statistics.path.name[:_MAX_IMATRIX_NAME], string))
+        if statistics.datasets:
+            added.append(Field("quantize.imatrix.dataset", statistics.datasets[0], string))
+        added.append(Field("quantize.imatrix.entries_count", n_weighted, u32))
+        added.append(Field("quantize.imatrix.chunks_count", statistics.chunk_count, u32))
+    added += provenance(source, wanted.name + (" --pure" if pure else ""), mismatches)
+    if overrides:
+        added.append(Field("quantkit.tensor_types", list(overrides), GGUFValueType.ARRAY, string))
+    if statistics is not None:
+        added.append(Field("quantkit.imatrix_sha256", statistics.sha256, string))
+    return [*fields, *added]

@@ -1,0 +1,231 @@
+"""`convert`: the plan, then the walk, then files under their final names."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from quantkit.convert.journal import Journal, standing
+from quantkit.convert.ledger import Ledger
+from quantkit.convert.meter import Meter, peak_rss_bytes
+from quantkit.convert.part import Part, sync_folder
+from quantkit.convert.plan import Plan
+from quantkit.convert.preflight import plan
+from quantkit.convert.progress import ConvertResult, OutputResult, Progress
+from quantkit.convert.request import PathLike
+from quantkit.convert.tuning import Tuning
+from quantkit.convert.walk import Sink, Walk, slab_key
+from quantkit.convert.work import Work
+from quantkit.errors import NonFiniteError, UsageError
+from quantkit.kernels import encode_into
+
+
+def convert(
+    checkpoint: PathLike,
+    out: PathLike | None,
+    types: Sequence[str] | str = ("q4_k_m",),
+    *,
+    mmproj: PathLike | None = None,
+    mmproj_only: bool = False,
+    mmproj_type: str = "f16",
+    imatrix: PathLike | None = None,
+    pure: bool = False,
+    tensor_types: Sequence[tuple[str, str]] = (),
+    token_embedding_type: str | None = None,
+    output_tensor_type: str | None = None,
+    split_max_size: int | str | None = None,
+    strict: bool = False,
+    allow_mismatch: bool = False,
+    allow_missing_imatrix: bool = False,
+    threads: int = 0,
+    force: bool = False,
+    weighting: str | None = None,
+    tuning: Tuning | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> ConvertResult:
+    """Convert a checkpoint to GGUF files. Each byte of it is read once; memory does not grow with the model.
+
+    Takes the arguments of `plan`, and does what it says. Outputs appear under their names only when they are whole.
+    Stopped at any moment (KeyboardInterrupt and kill -9 included), the same call goes on from OUT.part and its journal
+    to identical bytes.
+
+    Args:
+        progress: called from this thread, about ten times a second.
+
+    Raises:
+        As `plan`; NonFiniteError with file, tensor and index of a weight that no format can hold (nothing is left
+        behind then); OutputError when the disk is full or fails (what was done is kept, and resumed).
+    """
+    begun, cpu_begun = time.monotonic(), time.process_time()
+    tuning = tuning or Tuning()
+    planned = plan(
+        checkpoint,
+        out,
+        types,
+        mmproj=mmproj,
+        mmproj_only=mmproj_only,
+        mmproj_type=mmproj_type,
+        imatrix=imatrix,
+        pure=pure,
+        tensor_types=tensor_types,
+        token_embedding_type=token_embedding_type,
+        output_tensor_type=output_tensor_type,
+        split_max_size=split_max_size,
+        strict=strict,
+        allow_mismatch=allow_mismatch,
+        allow_missing_imatrix=allow_missing_imatrix,
+        threads=threads,
+        force=force,
+        weighting=weighting,
+        tuning=tuning,
+    )
+    work: Work = planned.work
+    if work.journal is None:
+        raise UsageError("no output was named", hint="Say which file to write.")
+    journal = Journal.open(work.journal)
+    try:
+        resumed = _carry_out(planned, work, journal, Meter(planned.source_bytes, progress), tuning)
+    finally:
+        journal.close()
+        work.checkpoint.close()
+    return ConvertResult(
+        outputs=tuple(
+            OutputResult(
+                output.kind,
+                output.recipe,
+                tuple(file.path for file in output.files),
+                output.n_bytes,
+                output.bits_per_weight,
+                output.nominal_bits_per_weight,
+                output.fallbacks,
+            )
+            for output in planned.outputs
+        ),
+        source_bytes=planned.source_bytes,
+        n_slabs=planned.n_slabs,
+        resumed_slabs=resumed,
+        seconds=time.monotonic() - begun,
+        cpu_seconds=time.process_time() - cpu_begun,
+        peak_rss_bytes=peak_rss_bytes(),
+        warnings=planned.warnings,
+    )
+
+
+def _carry_out(planned: Plan, work: Work, journal: Journal, meter: Meter, tuning: Tuning) -> int:
+    """Returns the number of slabs that an earlier run had finished."""
+    parts = [[Part(file.path, file.n_bytes) for file in output.files] for output in work.outputs]
+    flat = [part for of_output in parts for part in of_output]
+    # Looked at again under the lock: another run may have gone on since the plan was made.
+    left = standing(journal.path, work.fingerprint, {part.part: part.n_bytes for part in flat})
+    if left.complete:
+        meter.start(planned.source_bytes)
+        _publish(flat, journal)
+        return len(work.slabs)
+    if left.resumes:
+        journal.resume()
+    else:
+        journal.begin(work.fingerprint)
+        sync_folder(journal.path.parent)
+    try:
+        try:
+            for part in flat:
+                part.open()
+        except BaseException:
+            if not left.resumes:  # nothing is lost, and the room that they took is given back
+                _discard(flat, journal)
+            raise
+        try:
+            _walk(planned, work, parts, journal, left.finished, meter, tuning)
+        except NonFiniteError:
+            _discard(flat, journal)  # no later run could use it: the source has to change first
+            raise
+        for part in flat:
+            part.sync()
+        journal.note_complete()
+        _publish(flat, journal)
+    finally:
+        for part in flat:
+            part.close()
+    return sum(slab_key(slab) in left.finished for slab in work.slabs)
+
+
+def _walk(
+    planned: Plan,
+    work: Work,
+    parts: Sequence[Sequence[Part]],
+    journal: Journal,
+    finished: frozenset[tuple[str, int, int]],
+    meter: Meter,
+    tuning: Tuning,
+) -> None:
+    sinks = _sinks(work, parts)
+    for output, of_output in zip(work.outputs, parts, strict=True):
+        for file, part in zip(output.files, of_output, strict=True):
+            part.write(memoryview(file.header), 0)
+    _write_computed(work, sinks)
+    todo = [slab for slab in work.slabs if slab_key(slab) not in finished]
+    meter.start(sum(slab.n_bytes for slab in work.slabs) - sum(slab.n_bytes for slab in todo))
+    ledger = Ledger(journal, sync_bytes=tuning.sync_bytes, sync_seconds=tuning.sync_seconds)
+    try:
+        Walk(work.checkpoint, todo, sinks, ledger, threads=planned.threads, tuning=tuning, report=meter.report).run()
+    finally:
+        ledger.close()
+    meter.finish()
+
+
+def _sinks(work: Work, parts: Sequence[Sequence[Part]]) -> dict[str, list[Sink]]:
+    sinks: dict[str, list[Sink]] = {}
+    for output, of_output in zip(work.outputs, parts, strict=True):
+        places = {
+            name: (part, offset)
+            for file, part in zip(output.files, of_output, strict=True)
+            for name, offset in file.offsets.items()
+        }
+        for tensor, format in output.tensors:
+            part, offset = places[tensor.name]
+            importance = output.importance.get(tensor.name)
+            sink = Sink(part, offset, tuple(tensor.shape), format, importance, output.weighting[tensor.name])
+            sinks.setdefault(tensor.name, []).append(sink)
+    return sinks
+
+
+def _write_computed(work: Work, sinks: dict[str, list[Sink]]) -> None:
+    """Tensors that are computed, not read: rope_freqs."""
+    import numpy as np
+
+    for output in work.outputs:
+        for tensor, _ in output.tensors:
+            if tensor.values is None:
+                continue
+            values = np.ascontiguousarray(tensor.values, np.float32)
+            for sink in sinks[tensor.name]:
+                rows = values.size // sink.cols
+                packed = np.empty((rows, sink.row_bytes), np.uint8)
+                encode_into(
+                    packed,
+                    values.reshape(-1).view(np.uint8),
+                    format=sink.format,
+                    dtype="f32",
+                    rows=rows,
+                    cols=sink.cols,
+                    offset_elements=0,
+                    row_stride=sink.cols,
+                    col_stride=1,
+                )
+                sink.part.write(packed.reshape(-1).data, sink.offset_bytes)
+
+
+def _publish(parts: Sequence[Part], journal: Journal) -> None:
+    """All renames, then the journal's deletion: a kill between any two leaves a journal that says how to go on."""
+    for part in parts:
+        part.publish()
+    for folder in dict.fromkeys(part.path.parent for part in parts):
+        sync_folder(folder)
+    journal.remove()
+    sync_folder(journal.path.parent)
+
+
+def _discard(parts: Sequence[Part], journal: Journal) -> None:
+    for part in parts:
+        part.discard()
+    journal.remove()

@@ -1,0 +1,32 @@
+"""Starting the runner, and reading what it said."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+RUNNER = Path(__file__).parent / "runner.py"
+
+
+def start(**settings: Any) -> subprocess.Popen[str]:
+    """A conversion in a process of its own; `settings` are those of `convert` and of the runner."""
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+    return subprocess.Popen(
+        [sys.executable, str(RUNNER), json.dumps(plain)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(**settings: Any) -> tuple[int, str]:
+    """Exit code and output."""
+    process = start(**settings)
+    out, err = process.communicate(timeout=120)
+    assert "Traceback" not in err, err
+    return process.returncode, out
+
+
+def result_of(out: str) -> dict[str, Any]:
+    """The result that a conversion printed at its end."""
+    return dict(json.loads(out.partition("done ")[2]))
