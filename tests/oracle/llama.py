@@ -1,7 +1,7 @@
 """llama.cpp through its C functions: the judge of what quantkit writes.
 
 Everything here is done the plain way, so that a difference seen is one of the file and not of the runtime: float32 KV
-cache, no flash attention, no repacked weights, two threads.
+cache, no flash attention, no repacked weights, one thread.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LOG: list[str] = []  # what llama.cpp has said since the last `clear`; its errors end up in our messages
-N_THREADS = 2
+N_THREADS = 1  # with more, ggml waits in a spin at every node, which a busy machine turns into seconds
 
 
 @llama_cpp.llama_log_callback

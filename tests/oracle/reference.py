@@ -34,3 +34,22 @@ class Reference:
                 step = answer.logits[:, -1:].argmax(-1)
                 out.append(int(step))
         return out
+
+    def inputs(self, tokens: Sequence[int], modules: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+        """What reaches the modules (names end so) while `tokens` are evaluated: (rows, columns) each."""
+        seen: dict[str, NDArray[np.float64]] = {}
+        hooks = []
+        for name, module in self._model.named_modules():
+            for wanted in modules:
+                if name.endswith(wanted):
+
+                    def note(_: object, args: tuple[torch.Tensor, ...], wanted: str = wanted) -> None:
+                        seen[wanted] = args[0].reshape(-1, args[0].shape[-1]).double().numpy()
+
+                    hooks.append(module.register_forward_pre_hook(note))
+        try:
+            self.logits(tokens)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return seen

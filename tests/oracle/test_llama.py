@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gguf
 import llama_cpp
 import numpy as np
 import pytest
 from tests import peer
+from tests.oracle import imatrix
 from tests.oracle.llama import LlamaError, Model, quantize
 from tests.oracle.reference import Reference
 
@@ -49,3 +51,22 @@ def test_refusals_carry_the_log(tmp_path: Path) -> None:
     path.write_bytes(b"GGUF, but no more than that")
     with pytest.raises(LlamaError, match=r"(?s)does not load.*gguf"):
         Model(path)
+
+
+def test_importance_is_that_of_the_inputs_in_transformers(f32: Path, tmp_path: Path) -> None:
+    entries = imatrix.collect(f32, np.asarray([TOKENS], dtype=np.int32))
+    inputs = Reference(TINY).inputs(TOKENS, ["layers.0.self_attn.q_proj", "layers.2.feed_forward.experts"])
+    dense = entries["blk.0.attn_q.weight"]
+    assert dense.counts.tolist() == [len(TOKENS)]
+    np.testing.assert_allclose(dense.sums[0], np.square(inputs["layers.0.self_attn.q_proj"]).sum(0), rtol=1e-4)
+
+    routed = inputs["layers.2.feed_forward.experts"].reshape(4, len(TOKENS), -1)  # zeros where not chosen
+    expert = entries["blk.2.ffn_gate_exps.weight"]
+    assert expert.counts.tolist() == (np.abs(routed).max(-1) > 0).sum(-1).tolist()
+    assert (expert.counts > 0).sum() > 1
+    np.testing.assert_allclose(expert.sums, np.square(routed).sum(1), rtol=1e-3, atol=1e-6)
+
+    path = imatrix.write(tmp_path / "imatrix.gguf", entries, dataset="tokens", n_chunks=1, chunk_size=len(TOKENS))
+    stored = {tensor.name: tensor.data for tensor in gguf.GGUFReader(path).tensors}
+    np.testing.assert_allclose(stored["blk.2.ffn_gate_exps.weight.in_sum2"], expert.sums, rtol=1e-6)
+    np.testing.assert_array_equal(stored["blk.2.ffn_gate_exps.weight.counts"][:, 0], expert.counts)

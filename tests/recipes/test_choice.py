@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from gguf import LlamaFileType
-from llama_quantize import Tensors, llama4_tensors, llama_quantize
+from tests.recipes.llama_quantize import Tensors, llama4_tensors, llama_quantize
 
 from quantkit.errors import UnsupportedModelError, UsageError
 from quantkit.recipes import RECIPES, TYPES, ModelShape, choose, find_recipe

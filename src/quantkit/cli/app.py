@@ -7,12 +7,12 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
+from quantkit import __version__
 from quantkit.cli import failure
 from quantkit.cli.help import write_examples
 from quantkit.errors import UsageError
@@ -90,18 +90,10 @@ def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def installed_version() -> str:
-    """Version of the installed package; a source tree that is not installed has none."""
-    try:
-        return version("quantkit")
-    except PackageNotFoundError:
-        return "unknown (not installed)"
-
-
 def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
     if not wanted or ctx.resilient_parsing:
         return
-    click.echo(f"quantkit {installed_version()}")
+    click.echo(f"quantkit {__version__}")
     ctx.exit()
 
 

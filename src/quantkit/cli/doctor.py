@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from quantkit.cli.app import installed_version
+from quantkit import __version__
 from quantkit.cli.help import Command, json_option
 
 PACKAGES = ("numpy", "gguf", "click", "rich", "nanobind-backend")
@@ -43,7 +43,7 @@ def report() -> dict[str, Any]:
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "schema": 1,
-        "version": installed_version(),
+        "version": __version__,
         **build_info(),
         "cpus": affinity,
         "tier_override": os.environ.get("QUANTKIT_TIER"),

@@ -13,7 +13,7 @@ from quantkit.cli.units import ByteSize
 from quantkit.errors import UsageError
 
 WHAT = "What to write"
-TYPES = "Types of single tensors"
+CODES = "Types and codes of single tensors"
 CHECKS = "Checks"
 
 Callback = TypeVar("Callback", bound=Callable[..., Any])
@@ -25,12 +25,9 @@ class RecipeName(click.ParamType[str]):
     name = "recipe"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from quantkit.recipes import RECIPES
+        from quantkit.recipes import find_recipe
 
-        name = str(value).lower()
-        if name not in RECIPES:
-            self.fail(f"{value!r} is not a recipe. Choose from {', '.join(RECIPES)}.", param, ctx)
-        return name
+        return find_recipe(str(value)).name
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from quantkit.recipes import RECIPES
@@ -44,12 +41,14 @@ class FormatName(click.ParamType[str]):
     name = "format"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from quantkit.kernels import FORMATS
+        from quantkit.recipes import parse_type
 
-        name = str(value).lower()
-        if name not in FORMATS:
-            self.fail(f"{value!r} is not a format. Choose from {', '.join(FORMATS)}.", param, ctx)
-        return name
+        return parse_type(str(value))
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from quantkit.recipes import TYPES
+
+        return [CompletionItem(name) for name in TYPES if name.startswith(incomplete.lower())]
 
 
 class TensorType(click.ParamType[tuple[str, str]]):
@@ -116,14 +115,14 @@ _SHARED: tuple[Callable[[Callback], Callback], ...] = (
         "--pure",
         is_flag=True,
         cls=Option,
-        group=TYPES,
+        group=CODES,
         help="Give every matrix the recipe's main format, with no better format for those that are sensitive.",
     ),
     click.option(
         "--tensor-type",
         "tensor_types",
         cls=Option,
-        group=TYPES,
+        group=CODES,
         type=TensorType(),
         multiple=True,
         metavar="REGEX=TYPE",
@@ -132,7 +131,7 @@ _SHARED: tuple[Callable[[Callback], Callback], ...] = (
     click.option(
         "--token-embedding-type",
         cls=Option,
-        group=TYPES,
+        group=CODES,
         type=FormatName(),
         metavar="FORMAT",
         help="Format of token_embd.weight.",
@@ -140,10 +139,18 @@ _SHARED: tuple[Callable[[Callback], Callback], ...] = (
     click.option(
         "--output-tensor-type",
         cls=Option,
-        group=TYPES,
+        group=CODES,
         type=FormatName(),
         metavar="FORMAT",
         help="Format of output.weight.",
+    ),
+    click.option(
+        "--weighting",
+        cls=Option,
+        group=CODES,
+        type=click.Choice(["plain", "magnitude"]),
+        show_default="what was measured to be best",
+        help="What codes are chosen by: the importance as it is, or times the weights' magnitude as in llama-quantize.",
     ),
     click.option(
         "--strict",

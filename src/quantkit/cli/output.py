@@ -44,7 +44,7 @@ def table(
 ) -> None:
     """Print rows under a heading; columns named in `right` hold numbers and are flushed right."""
     heading(title)
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for column in columns:
         grid.add_column(column, justify="right" if column in right else "left", no_wrap=column in right)
     for row in rows:
@@ -126,10 +126,9 @@ class PlainProgress:
     def __call__(self, report: Progress) -> None:
         now = self._clock()
         done = report.done_bytes >= report.total_bytes
-        if now < self._due and not done:
+        if (now < self._due and not done) or self._due == math.inf:
             return
-        # After the last report nothing is due any more, even if the walk repeats it.
-        self._due = math.inf if done else now + self._interval
+        self._due = math.inf if done else now + self._interval  # after the last report nothing is due any more
         percent = 100 * report.done_bytes / max(report.total_bytes, 1)
         click.echo("  ".join(filter(None, [f"{percent:5.1f} %", *progress_texts(report), report.tensor])), err=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +13,7 @@ from quantkit.cli.options import checkpoint_argument, conversion_options, out_ar
 from quantkit.cli.units import TokenCount, bytes_text, count_text
 
 if TYPE_CHECKING:
-    from quantkit.convert import OutputPlan, Plan
+    from quantkit.convert import Fallback, OutputPlan, Plan
 
 RUN = "What it takes to run"
 
@@ -100,15 +102,14 @@ def _show_output(planned: OutputPlan, bandwidth_gb_s: float) -> None:
     from quantkit.cli import output
 
     rows = [
-        (name, count, weights, bytes_text(n_bytes), f"{n_bytes * 8 / weights:.3f}")
+        (name, count, f"{weights:,}", bytes_text(n_bytes), f"{n_bytes * 8 / weights:.3f}")
         for name, (count, weights, n_bytes) in planned.by_type().items()
     ]
-    rows.append(
-        ("all", len(planned.tensors), planned.n_weights, bytes_text(planned.n_bytes), f"{planned.bits_per_weight:.3f}")
-    )
-    files = (
-        planned.files[0].path if len(planned.files) == 1 else f"{planned.files[0].path} … ({len(planned.files)} files)"
-    )
+    total = (bytes_text(planned.tensor_bytes), f"{planned.bits_per_weight:.3f}")
+    rows.append(("all", len(planned.tensors), f"{planned.n_weights:,}", *total))
+    files = f"{planned.files[0].path}, {bytes_text(planned.n_bytes)}"
+    if len(planned.files) > 1:
+        files += f" in {len(planned.files)} files"
     output.table(
         ("type", "tensors", "weights", "bytes", "bpw"),
         rows,
@@ -135,19 +136,23 @@ def _show_output(planned: OutputPlan, bandwidth_gb_s: float) -> None:
         )
 
 
-def show_fallbacks(fallbacks: Any, nominal_bits: float, actual_bits: float) -> None:
-    """Print the tensors that could not have the format of their recipe, and what that costs."""
+def show_fallbacks(fallbacks: Sequence[Fallback], nominal_bits: float, actual_bits: float) -> None:
+    """Print the tensors that could not have the format of their recipe and what that costs, like layers in one row."""
     from quantkit.cli import output
 
     if not fallbacks:
         return
-    cost = sum(fallback.extra_bytes for fallback in fallbacks)
+    alike: dict[tuple[str, str, str, str], list[int]] = {}
+    for fallback in fallbacks:
+        pattern = re.sub(r"\.\d+\.", ".N.", fallback.tensor)
+        alike.setdefault((pattern, fallback.wanted, fallback.type, fallback.reason), []).append(fallback.extra_bytes)
     output.table(
-        ("tensor", "wanted", "got", "extra bytes", "why"),
+        ("tensor", "tensors", "wanted", "got", "extra", "why"),
         [
-            (fallback.tensor, fallback.wanted, fallback.type, fallback.extra_bytes, fallback.reason)
-            for fallback in fallbacks
+            (pattern, len(costs), wanted, got, f"{sum(costs):+,}", reason)
+            for (pattern, wanted, got, reason), costs in alike.items()
         ],
-        title=f"Fallbacks: {len(fallbacks)} tensors, {cost:+,} bytes, {nominal_bits:.3f} → {actual_bits:.3f} bpw",
-        right=("extra bytes",),
+        title=f"Fallbacks: {len(fallbacks)} tensors, {sum(map(sum, alike.values())):+,} bytes, "
+        f"{nominal_bits:.3f} → {actual_bits:.3f} bpw",
+        right=("tensors", "extra"),
     )

@@ -1,0 +1,50 @@
+// iq4_xs: 4.25 bits a weight, 256 per super-block of 8 x 32. Layout: f16 d, u16 high pairs of the scales, their low
+// nibbles[4], nibbles q[128] (in each sub-block element i low, i + 16 high); x = d * (scale - 32) * VALUES[q].
+#pragma once
+#include "codec/super_block.h"
+
+namespace quantkit {
+namespace QK_TIER {
+
+struct iq4_xs {
+    static constexpr int N = 256, BYTES = 136;
+    using Search = SuperBlock<Nonlinear, 8, -32, 31>;
+
+    template <class W>
+    static void encode(const Batch<N>& x, W w, uint8_t* const* out) {
+        static constexpr float STEPS[] = {-127, -121, -115, -109, -103, -133, -140, -97,
+                                          113,  108,  103,  119,  98,   125,  131,  93};
+        static constexpr float SPREADS[] = {1.0f / -32, 1.0f / 31, 1.0f / -28};
+        const Search found = Search::search(x, w, STEPS, SPREADS, 1);
+        I q[N], byte[128], high = set1i(0), low[4];
+        for (int j = 7; j >= 0; j--) {
+            const I s = to_int(found.scale[j] + set1(32.0f)), nibble = s & set1i(15);
+            high = shl<2>(high) | shr<4>(s);
+            low[j / 2] = j % 2 ? shl<4>(nibble) : low[j / 2] | nibble;
+        }
+        store_u16(f16_bits(found.d), out, 0);
+        store_u16(high, out, 2);
+        store_u16(low[0] | shl<8>(low[1]), out, 4);
+        store_u16(low[2] | shl<8>(low[3]), out, 6);
+        found.codes(x, q);
+        for (int k = 0; k < 128; k++) {
+            const I* p = q + k / 16 * 32 + k % 16;
+            byte[k] = p[0] | shl<4>(p[16]);
+        }
+        store_bytes(byte, 128, out, 8);
+    }
+
+    static void decode(const uint8_t* in, float* out) {
+        const float d = f16_to_f32(read_u16(in));
+        const int high = read_u16(in + 2);
+        for (int j = 0; j < 8; j++) {
+            const int scale = ((in[4 + j / 2] >> (4 * (j % 2))) & 15) | (((high >> (2 * j)) & 3) << 4);
+            const float step = d * static_cast<float>(scale - 32);
+            for (int i = 0; i < 32; i++)
+                out[32 * j + i] = step * Nonlinear::VALUES[(in[8 + 16 * j + i % 16] >> (4 * (i / 16))) & 15];
+        }
+    }
+};
+
+}  // namespace QK_TIER
+}  // namespace quantkit

@@ -1,0 +1,40 @@
+// q5_0: 5.5 bits a weight, 32 per block. Layout: f16 d, u32 high bits (bit i for element i), nibbles q[16] (element i
+// low, i + 16 high); x = d * (q - 16). Plain bound: |e| <= |d|.
+#pragma once
+#include "codec/one_scale.h"
+
+namespace quantkit {
+namespace QK_TIER {
+
+struct q5_0 {
+    static constexpr int N = 32, BYTES = 22;
+    using Grid = Uniform<16>;
+
+    template <class W>
+    static void encode(const Batch<N>& x, W w, uint8_t* const* out) {
+        static constexpr float STEPS[] = {-16, -15.6f, -15.2f, -16.4f, 15, 15.4f, 14.6f, 15.8f};
+        const F d = search_scale<Grid>(x, w, STEPS);
+        I q[N], nibble[N], high = set1i(0);
+        find_codes<Grid>(x, d, q);
+        for (int i = N - 1; i >= 0; i--) {
+            nibble[i] = q[i] & set1i(15);
+            high = shl<1>(high) | shr<4>(q[i]);
+        }
+        store_u16(f16_bits(d), out, 0);
+        store_u16(high, out, 2);
+        store_u16(shr<16>(high), out, 4);
+        store_nibbles(nibble, out, 6);
+    }
+
+    static void decode(const uint8_t* in, float* out) {
+        const float d = f16_to_f32(read_u16(in));
+        const uint32_t high = read_u32(in + 2);
+        for (int i = 0; i < N; i++) {
+            const int low = (in[6 + i % 16] >> (4 * (i / 16))) & 15, bit = (high >> i) & 1;
+            out[i] = d * static_cast<float>((low | (bit << 4)) - 16);
+        }
+    }
+};
+
+}  // namespace QK_TIER
+}  // namespace quantkit
