@@ -100,7 +100,7 @@ def build(
         dtype: of all weights, "BF16", "F16" or "F32".
         unfused: one matrix per expert and projection, [out, in], as quantized releases have them.
         fp8: linear layers in F8_E4M3 with a weight_scale of shape "[]", "[1]", "[out]" or "[out,1]" (the latter two
-            need `unfused`, since fused tensors have no single output axis); embeddings, head, router and norms keep `dtype`.
+            need `unfused`: fused tensors have no single output axis); embeddings, head, router, norms keep `dtype`.
         tied: no lm_head.
         rope_scaling: for instance SCOUT_ROPE_SCALING.
         transformers5: spell `rope_parameters` instead of `rope_theta` and `rope_scaling`, and `layer_types`.
@@ -131,7 +131,7 @@ def build(
         "no_rope_layers": [int((layer + 1) % 4 != 0) for layer in range(layers)],
         "use_qk_norm": experts != 128,
         "attention_chunk_size": 8192,
-        "attn_temperature_tuning": True if transformers5 else 4,
+        "attn_temperature_tuning": True,
         "attn_scale": 0.1,
         "floor_scale": 8192,
         "rms_norm_eps": 1e-5,

@@ -19,7 +19,8 @@ def rope_factors(scaling: RopeScaling, theta: float, head_dim: int) -> npt.NDArr
     # float32 at every step, as llama.cpp's converter has it: near a boundary the side taken depends on it
     one = np.float32(1)
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    frequencies = one / np.power(np.float32(theta), exponents)
+    # the power in double and rounded, since a float32 power differs between libraries and processors
+    frequencies = one / np.power(np.float64(theta), exponents.astype(np.float64)).astype(np.float32)
     wavelengths = (one / frequencies) * np.float32(2 * math.pi)
     low, high = np.float32(scaling.low_freq_factor), np.float32(scaling.high_freq_factor)
     context, factor = np.float32(scaling.original_context), np.float32(scaling.factor)
