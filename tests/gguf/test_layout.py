@@ -143,7 +143,7 @@ def test_header_of_a_large_vocabulary_is_quick() -> None:
     tensors = [(f"blk.{i}.ffn_up_exps.weight", (16, 8192, 5120), "q4_k") for i in range(528)]
     begin = time.process_time()
     (plan,) = lay_out(fields, tensors, path=Path("m.gguf"))
-    assert time.process_time() - begin < 5  # measured 0.6 s; the bound is for slow machines
+    assert time.process_time() - begin < 5  # measured 0.8 s; the bound is for slow machines
     assert len(plan.header) > 5_000_000
 
 
