@@ -1,0 +1,320 @@
+// Super-blocks of affine sub-blocks (q2_k, q4_k, q5_k): x = d * scale * q - dmin * min, with f16 d and dmin for the
+// super-block, whole scales and mins 0..SMAX for each of its SUBS sub-blocks of SUB elements, and codes 0..QMAX.
+//
+// 1. Each sub-block alone: its ends land at several fractional codes (ENDS), least squares gives scale and offset of
+//    each trial's codes, one more round of codes and least squares follows the best.
+// 2. d, then dmin: the trial near (largest / SMAX) whose whole multiples lie closest to what the sub-blocks want.
+// 3. Whole scale and its neighbours with new codes for each sub-block; the min follows from the codes.
+// 4. d and dmin by least squares for all codes; new codes, mins and d, dmin again.
+// The plain candidate (ends at the end codes, largest / SMAX) and each refit compete by their true error as stored.
+#pragma once
+#include "codec/search.h"
+
+namespace quantkit {
+namespace QK_TIER {
+
+// At which codes the smallest and the largest element land: `first` and QMAX - `last`. Sets of points that together
+// come closest to the best of a fine grid, on blocks of normal, Student and Laplace weights.
+struct Ends {
+    float first, last;
+};
+template <int QMAX>
+struct Trials;
+template <>
+struct Trials<15> {
+    static constexpr Ends ENDS[] = {{-1.0f, 0.0f}, {-0.9f, -0.3f}, {-0.6f, -0.4f}, {-0.5f, 0.1f},
+                                    {-0.3f, 0.0f}, {-0.2f, -0.7f}, {-0.2f, -0.4f}, {-0.2f, -0.1f},
+                                    {0.1f, -0.8f}, {0.1f, 0.3f},   {0.1f, 0.8f},   {0.2f, -0.3f},
+                                    {0.2f, 0.0f},  {0.7f, 0.0f},   {0.9f, -0.1f},  {0.9f, 0.9f}};
+};
+template <>
+struct Trials<31> {
+    static constexpr Ends ENDS[] = {{-0.7f, 0.2f}, {-0.4f, -0.4f}, {-0.4f, 0.1f}, {-0.1f, -0.7f},
+                                    {-0.1f, 0.1f}, {0.1f, 0.0f},   {0.2f, -0.3f}, {0.2f, 0.8f},
+                                    {0.8f, 1.0f},  {0.9f, 0.2f},   {1.0f, -0.1f}, {1.0f, 0.8f}};
+};
+template <>
+struct Trials<3> {
+    static constexpr Ends ENDS[] = {{-1.0f, 0.1f},  {-0.9f, -0.6f}, {-0.7f, -0.9f}, {-0.6f, 0.0f},
+                                    {-0.4f, -0.1f}, {-0.3f, -0.9f}, {-0.3f, -0.3f}, {-0.2f, -0.4f},
+                                    {0.1f, -1.0f},  {0.1f, -0.4f},  {0.1f, 0.1f},   {0.8f, -0.2f}};
+};
+
+template <int QMAX>
+inline F affine_code(F above, F inverse) {  // of an element that lies `above` the offset
+    return max(min(round(above * inverse), set1(QMAX)), set1(0.0f));
+}
+
+template <int SUBS>
+struct Affine {
+    F d, dmin;                 // as stored; dmin of either sign
+    F scale[SUBS], min[SUBS];  // whole
+};
+
+template <int SUB, int SUBS, int QMAX, int SMAX, class W>
+class AffineSearch {
+  public:
+    using A = Affine<SUBS>;
+    static constexpr int N = SUB * SUBS;
+
+    AffineSearch(const Batch<N>& x, W w) : x_(x), w_(w) {}
+
+    A run() {
+        const F zero = set1(0.0f);
+        measure();
+        A now = plain(), best = now;
+        F least = error(now);
+        for (int j = 0; j < SUBS; j++) search(j);
+        choose_steps(now);
+        for (int j = 0; j < SUBS; j++) settle<1>(j, now, round(scale_[j] * invert(now.d)), offset_[j]);
+        for (int k = 0; k < 2; k++) {
+            if (k) {
+                for (int j = 0; j < SUBS; j++)
+                    settle<0>(j, now, now.scale[j], zero - now.dmin * now.min[j] - sub_[j].base);
+            }
+            refit(now);
+            const F e = error(now);
+            const M better = e < least;
+            least = select(better, e, least);
+            best.d = select(better, now.d, best.d);
+            best.dmin = select(better, now.dmin, best.dmin);
+            for (int j = 0; j < SUBS; j++) {
+                best.scale[j] = select(better, now.scale[j], best.scale[j]);
+                best.min[j] = select(better, now.min[j], best.min[j]);
+            }
+        }
+        return best;
+    }
+
+  private:
+    // Sums over a sub-block under some codes: w q, w q^2, w q y.
+    struct Codes {
+        F q, qq, qy;
+    };
+    // A sub-block seen from its base: y = x - base >= 0.
+    struct Sub {
+        F base, range;                 // lowest offset that the sign of dmin allows, largest y
+        F sum_w, inverse_w, wy, mean;  // sums of w and w y, 1 / sum w, mean of y
+    };
+
+    static F whole(F v) { return ::quantkit::QK_TIER::max(::quantkit::QK_TIER::min(round(v), set1(SMAX)), set1(0.0f)); }
+
+    // Nearest f16, one unit up where f16 is so coarse that SMAX steps would fall short of the largest by more than half
+    // a step.
+    static F step_for(F step) {
+        const F d = f16_round(step);
+        return select(d * set1(SMAX + 0.5f) < step * set1(SMAX), d + set1(5.9604644775390625e-8f), d);
+    }
+
+    // All offsets of a super-block have one sign: not positive, but for lanes that lie above zero throughout.
+    void measure() {
+        const F zero = set1(0.0f), one = set1(1.0f);
+        M positive = zero < one;
+        F low[SUBS], high[SUBS];
+        for (int j = 0; j < SUBS; j++) {
+            low[j] = high[j] = x_[j * SUB];
+            for (int i = j * SUB + 1; i < (j + 1) * SUB; i++) {
+                low[j] = min(low[j], x_[i]);
+                high[j] = max(high[j], x_[i]);
+            }
+            positive = positive & (zero < low[j]);
+        }
+        sign_ = select(positive, set1(-1.0f), one);
+        for (int j = 0; j < SUBS; j++) {
+            Sub& b = sub_[j];
+            b.base = select(positive, low[j], min(low[j], zero));
+            b.range = max(high[j] - b.base, zero);
+            b.sum_w = b.wy = zero;
+            for (int i = j * SUB; i < (j + 1) * SUB; i++) {
+                const F y = x_[i] - b.base;
+                store(y_ + i * L, y);
+                b.sum_w = b.sum_w + w_[i];
+                b.wy = b.wy + w_[i] * y;
+            }
+            b.inverse_w = invert(b.sum_w);
+            b.mean = b.wy * b.inverse_w;
+        }
+    }
+
+    A plain() const {
+        F range = set1(0.0f), base = range;
+        for (const Sub& b : sub_) {
+            range = max(range, b.range);
+            base = max(base, abs(b.base));
+        }
+        A a;
+        a.d = step_for(range * set1(1.0f / (QMAX * SMAX)));
+        a.dmin = step_for(base * set1(1.0f / SMAX)) * sign_;
+        const F per_scale = invert(a.d), per_min = invert(a.dmin);
+        for (int j = 0; j < SUBS; j++) {
+            a.scale[j] = whole(sub_[j].range * set1(1.0f / QMAX) * per_scale);
+            a.min[j] = whole((set1(0.0f) - sub_[j].base) * per_min);
+        }
+        return a;
+    }
+
+    // Exactly what decoding gives.
+    F error(const A& a) const {
+        F sum = set1(0.0f);
+        for (int j = 0; j < SUBS; j++) {
+            const F s = a.d * a.scale[j], m = a.dmin * a.min[j], inverse = invert(s);
+            for (int i = j * SUB; i < (j + 1) * SUB; i++) {
+                const F e = x_[i] - (s * affine_code<QMAX>(x_[i] + m, inverse) - m);
+                sum = sum + w_[i] * e * e;
+            }
+        }
+        return sum;
+    }
+
+    Codes codes(int j, F first, F inverse) const {
+        const F zero = set1(0.0f), top = set1(QMAX);
+        Codes c = {zero, zero, zero};
+        for (int i = j * SUB; i < (j + 1) * SUB; i++) {
+            const F y = load(y_ + i * L), q = max(min(round(y * inverse + first), top), zero), wq = w_[i] * q;
+            c.q = c.q + wq;
+            c.qq = c.qq + wq * q;
+            c.qy = c.qy + wq * y;
+        }
+        return c;
+    }
+
+    // What codes with this scale and offset (from base) take off the error of all zero.
+    static F gain(const Sub& b, const Codes& c, F scale, F offset) {
+        const F two = set1(2.0f);
+        return scale * (two * (c.qy - offset * c.q) - scale * c.qq) + offset * (two * b.wy - offset * b.sum_w);
+    }
+
+    void consider(int j, const Codes& c, F& best) {
+        const F zero = set1(0.0f), one = set1(1.0f);
+        const Sub& b = sub_[j];
+        const F mean_q = c.q * b.inverse_w, den = c.qq - c.q * mean_q, num = c.qy - c.q * b.mean;
+        const M told_apart = c.qq * set1(4e-6f) < den;  // else one code, and den is rounding
+        F scale = select(told_apart, max(num / select(told_apart, den, one), zero), zero);
+        F offset = b.mean - scale * mean_q;
+        const M wrong = zero < (offset + b.base) * sign_;  // then the best that is allowed is none at all
+        const F none = zero - b.base;
+        scale = select(wrong, max((c.qy - none * c.q) / select(zero < c.qq, c.qq, one), zero), scale);
+        offset = select(wrong, none, offset);
+        const F g = gain(b, c, scale, offset);
+        const M better = best < g;
+        best = select(better, g, best);
+        scale_[j] = select(better, scale, scale_[j]);
+        offset_[j] = select(better, offset, offset_[j]);
+        keep(j, better, c);
+    }
+
+    void keep(int j, M better, const Codes& c) {
+        codes_[j].q = select(better, c.q, codes_[j].q);
+        codes_[j].qq = select(better, c.qq, codes_[j].qq);
+        codes_[j].qy = select(better, c.qy, codes_[j].qy);
+    }
+
+    void search(int j) {
+        const F zero = set1(0.0f), unit = invert(sub_[j].range);
+        scale_[j] = offset_[j] = zero;
+        codes_[j] = {zero, zero, zero};
+        F best = set1(-1e30f);
+        for (const Ends& end : Trials<QMAX>::ENDS)
+            consider(j, codes(j, set1(end.first), unit * set1(QMAX - end.first - end.last)), best);
+        const F inverse = invert(scale_[j]);
+        consider(j, codes(j, zero - offset_[j] * inverse, inverse), best);
+    }
+
+    // The stored step whose whole multiples come closest to `want`, where a miss of one costs `cost`.
+    static F choose_step(const F (&want)[SUBS], const F (&cost)[SUBS]) {
+        const F zero = set1(0.0f);
+        F largest = zero, least = set1(3e38f), best = zero;
+        for (const F& v : want) largest = max(largest, v);
+        for (int t = 0; t < 16; t++) {
+            const F step = step_for(largest * set1(1.0f / (SMAX + 2 - t * (SMAX > 15 ? 1.0f : 0.5f)))),
+                    inverse = invert(step);
+            F miss = zero;
+            for (int j = 0; j < SUBS; j++) {
+                const F r = want[j] - step * whole(want[j] * inverse);
+                miss = miss + cost[j] * r * r;
+            }
+            const M better = miss < least;
+            least = select(better, miss, least);
+            best = select(better, step, best);
+        }
+        return best;
+    }
+
+    void choose_steps(A& a) const {
+        F want[SUBS], cost[SUBS];
+        for (int j = 0; j < SUBS; j++) {
+            want[j] = scale_[j];
+            cost[j] = codes_[j].qq - codes_[j].q * codes_[j].q * sub_[j].inverse_w;
+        }
+        a.d = choose_step(want, cost);
+        const F inverse = invert(a.d);
+        for (int j = 0; j < SUBS; j++) {
+            const Sub& b = sub_[j];
+            const F scale = a.d * whole(scale_[j] * inverse);
+            want[j] = (set1(0.0f) - sign_) * (b.base + b.mean - scale * codes_[j].q * b.inverse_w);
+            cost[j] = b.sum_w;
+        }
+        a.dmin = choose_step(want, cost) * sign_;
+    }
+
+    // Whole scale among `around` +- REACH, new codes from `offset`, and the whole min that suits them.
+    template <int REACH>
+    void settle(int j, A& a, F around, F offset) {
+        const F zero = set1(0.0f), top = set1(SMAX), per_min = invert(a.dmin);
+        const Sub& b = sub_[j];
+        const Codes before = codes_[j];
+        F best = set1(-3e38f);
+        a.scale[j] = a.min[j] = zero;
+        for (int k = -REACH; k <= REACH; k++) {
+            const F scale = max(min(around + set1(k), top), zero), s = a.d * scale, inverse = invert(s);
+            const F from = REACH ? b.mean - s * before.q * b.inverse_w : offset;
+            const Codes c = codes(j, zero - from * inverse, inverse);
+            const F m = whole((zero - (b.base + b.mean - s * c.q * b.inverse_w)) * per_min);
+            const F g = gain(b, c, s, zero - a.dmin * m - b.base);
+            const M better = best < g;
+            best = select(better, g, best);
+            a.scale[j] = select(better, scale, a.scale[j]);
+            a.min[j] = select(better, m, a.min[j]);
+            keep(j, better, c);
+        }
+    }
+
+    // d and dmin by least squares for the codes, scales and mins at hand.
+    void refit(A& a) const {
+        const F zero = set1(0.0f), one = set1(1.0f);
+        F aa = zero, ab = zero, bb = zero, ax = zero, bx = zero;
+        for (int j = 0; j < SUBS; j++) {
+            const Sub& b = sub_[j];
+            const Codes& c = codes_[j];
+            const F s = a.scale[j], m = a.min[j];
+            aa = aa + s * s * c.qq;
+            ab = ab - s * m * c.q;
+            bb = bb + m * m * b.sum_w;
+            ax = ax + s * (c.qy + b.base * c.q);
+            bx = bx - m * (b.wy + b.base * b.sum_w);
+        }
+        const F det = aa * bb - ab * ab;
+        const M solvable = set1(1e-6f) * aa * bb < det;
+        const F inverse = one / select(solvable, det, one);
+        const F d = f16_round((ax * bb - bx * ab) * inverse), dmin = f16_round((bx * aa - ax * ab) * inverse);
+        const M good = solvable & (zero < d) & (zero <= dmin * sign_);
+        a.d = select(good, d, a.d);
+        a.dmin = select(good, dmin, a.dmin);
+    }
+
+    const Batch<N>& x_;
+    const W w_;
+    alignas(64) float y_[N * L];
+    F sign_;
+    Sub sub_[SUBS];
+    F scale_[SUBS], offset_[SUBS];  // of each sub-block alone, from its base
+    Codes codes_[SUBS];
+};
+
+template <int SUB, int SUBS, int QMAX, int SMAX, class W>
+Affine<SUBS> search_affine(const Batch<SUB * SUBS>& x, W w) {
+    return AffineSearch<SUB, SUBS, QMAX, SMAX, W>(x, w).run();
+}
+
+}  // namespace QK_TIER
+}  // namespace quantkit

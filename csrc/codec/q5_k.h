@@ -1,0 +1,53 @@
+// q5_k: 5.5 bits a weight, 256 per super-block, 32 per sub-block. Layout: f16 d, f16 dmin, scales and mins as q4_k,
+// fifth bits (bit j of byte i: element i of sub-block j), nibbles as q4_k; x = d * scale * q - dmin * min. Bound of the
+// plain candidate: |e| <= half of d * scale, plus half of dmin, plus 31 halves of d (scale rounded).
+#pragma once
+#include "codec/q4_k.h"
+
+namespace quantkit {
+namespace QK_TIER {
+
+struct q5_k {
+    static constexpr int N = 256, BYTES = 176;
+
+    template <class W>
+    static void encode(const Batch<N>& x, W w, uint8_t* const* out) {
+        const auto a = search_affine<32, 8, 31, 63>(x, w);
+        store_u16(f16_bits(a.d), out, 0);
+        store_u16(f16_bits(a.dmin), out, 2);
+        I b[32], high[32];
+        pack_scales(a.scale, a.min, b);
+        b[12] = b[13] = b[14] = b[15] = set1i(0);  // overwritten by the high bits
+        store_bytes(b, 16, out, 4);
+        for (I& h : high) h = set1i(0);
+        for (int j = 0; j < 8; j += 2) {
+            const F s0 = a.d * a.scale[j], s1 = a.d * a.scale[j + 1], m0 = a.dmin * a.min[j],
+                    m1 = a.dmin * a.min[j + 1];
+            const F i0 = invert(s0), i1 = invert(s1);
+            for (int i = 0; i < 32; i++) {
+                const I q0 = to_int(affine_code<31>(x[32 * j + i] + m0, i0)),
+                        q1 = to_int(affine_code<31>(x[32 * j + 32 + i] + m1, i1));
+                b[i] = (q0 & set1i(15)) | shl<4>(q1 & set1i(15));
+                high[i] = shr<2>(high[i]) | shl<6>(shr<4>(q0)) | shl<7>(shr<4>(q1));
+            }
+            store_bytes(b, 32, out, 48 + 16 * j);
+        }
+        store_bytes(high, 32, out, 16);
+    }
+
+    static void decode(const uint8_t* in, float* out) {
+        const float d = f16_to_f32(read_u16(in)), dmin = f16_to_f32(read_u16(in + 2));
+        for (int j = 0; j < 8; j++) {
+            int sc, mn;
+            unpack_scale(in + 4, j, sc, mn);
+            const float scale = d * static_cast<float>(sc), min = dmin * static_cast<float>(mn);
+            for (int i = 0; i < 32; i++) {
+                const int q = (in[48 + 16 * (j & ~1) + i] >> 4 * (j & 1) & 15) | (in[16 + i] >> j & 1) << 4;
+                out[32 * j + i] = scale * static_cast<float>(q) - min;
+            }
+        }
+    }
+};
+
+}  // namespace QK_TIER
+}  // namespace quantkit
