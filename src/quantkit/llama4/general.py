@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gguf
@@ -25,7 +26,6 @@ def add_general(writer: GGUFWriter, cp: Checkpoint, kind: str, outputs: Sequence
     """
     cp.model_card()  # raises for what is malformed, before the package's parser sees it
     total, shared, experts, n_experts = _count(outputs)
-    source = f"{cp.root}: README.md, config.json or generation_config.json"
     try:
         metadata = gguf.Metadata.load(None, cp.root.absolute(), None, total)
         if metadata.name is None:
@@ -37,10 +37,12 @@ def add_general(writer: GGUFWriter, cp: Checkpoint, kind: str, outputs: Sequence
     except (AttributeError, TypeError, ValueError, KeyError) as error:
         # the package takes the card's types on trust
         raise CheckpointError(
-            f"{source} has a value that general metadata cannot be made of ({error})", hint="Correct the model card."
+            f"{cp.root / 'README.md'}: the model card, or _name_or_path in config.json, has a value of another type "
+            f"than metadata can hold ({error})"
         ) from error
     for key, value in writer.kv_data[0].items():
-        value.value = _checked(source, key, value.value, value.type)
+        file = "generation_config.json" if key.startswith("general.sampling.") else "README.md"
+        value.value = _checked(cp.root / file, key, value.value, value.type)
 
 
 def _count(outputs: Sequence[OutputTensor]) -> tuple[int, int, int, int]:
@@ -53,7 +55,7 @@ def _count(outputs: Sequence[OutputTensor]) -> tuple[int, int, int, int]:
     return int(total), int(shared), int(experts), int(n_experts)
 
 
-def _checked(source: str, key: str, value: Any, type: GGUFValueType) -> Any:
+def _checked(file: Path, key: str, value: Any, type: GGUFValueType) -> Any:
     """The value as it will be written; YAML reads an unquoted version 1.0 as a number, which is text here."""
     if type == GGUFValueType.STRING:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -69,7 +71,8 @@ def _checked(source: str, key: str, value: Any, type: GGUFValueType) -> Any:
         ok = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 3e38
     if not ok:
         raise CheckpointError(
-            f"{source}: {value!r} cannot be {key}, which is {type.name.lower()}", hint="Correct that file."
+            f"{file}: {value!r} cannot be {key}, which is {type.name.lower()}",
+            hint="Correct the file, or take it away.",
         )
     return value
 
