@@ -40,7 +40,7 @@ def test_it_is_refused(name: str, tmp_path: Path) -> None:
 def test_the_others_open(name: str, tmp_path: Path) -> None:
     """They are one fault away from sound: what is wrong with them is for the later rooms to say."""
     checkpoint = open_checkpoint(KINDS[name].make(tmp_path / "model"))
-    if not name.startswith("config-"):
+    if not name.startswith(("config-", "card-")):
         checkpoint.tokenizer()
     shutil.rmtree(tmp_path / "model")
 

@@ -30,7 +30,7 @@ def split_patterns(pre_tokenizer: Any, path: Path) -> list[str]:
         CheckpointError: malformed.
         UnsupportedModelError: something other than Split by regex followed by ByteLevel.
     """
-    steps = list(_steps(pre_tokenizer, path))
+    steps = [] if pre_tokenizer is None else _steps(pre_tokenizer, path)
     patterns: list[str] = []
     byte_level = False
     for step in steps:
@@ -51,8 +51,6 @@ def split_patterns(pre_tokenizer: Any, path: Path) -> list[str]:
 
 
 def _steps(pre_tokenizer: Any, path: Path) -> list[dict[str, Any]]:
-    if pre_tokenizer is None:
-        return []
     if not isinstance(pre_tokenizer, dict):
         raise CheckpointError(f"{path}: pre_tokenizer is not an object", hint="The file is damaged; download it again.")
     if pre_tokenizer.get("type") != "Sequence":

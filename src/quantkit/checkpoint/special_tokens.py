@@ -106,7 +106,7 @@ def added_at_edges(
 def _template_edges(post_processor: Any, path: Path) -> tuple[str | None, str | None]:
     first: str | None = None
     last: str | None = None
-    for step in _steps(post_processor, path):
+    for step in [] if post_processor is None else _steps(post_processor, path):
         kind = step.get("type")
         if kind == "ByteLevel":  # trims offsets only
             continue
@@ -124,8 +124,6 @@ def _template_edges(post_processor: Any, path: Path) -> tuple[str | None, str | 
 
 
 def _steps(post_processor: Any, path: Path) -> list[dict[str, Any]]:
-    if post_processor is None:
-        return []
     if not isinstance(post_processor, dict):
         raise CheckpointError(f"{path}: post_processor is not an object")
     if post_processor.get("type") != "Sequence":

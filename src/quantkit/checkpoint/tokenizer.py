@@ -25,6 +25,10 @@ SIDE_FILES = (
 )
 
 
+# Every hole up to vocab_size becomes a token, so a slip in config.json must not fill the memory.
+_MAX_VOCAB_SIZE = 2**24
+
+
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
     """A byte-level BPE tokenizer.
@@ -129,8 +133,8 @@ def _vocab_size(config: Document, path: Path) -> int:
     size: Any = text.get("vocab_size") if isinstance(text, dict) else None
     if size is None:
         size = config.get("vocab_size")
-    if type(size) is not int or size < 1:
-        raise CheckpointError(f"{path}: vocab_size is {size!r}, not a positive integer")
+    if type(size) is not int or not 1 <= size <= _MAX_VOCAB_SIZE:
+        raise CheckpointError(f"{path}: vocab_size is {size!r}, not an integer from 1 to {_MAX_VOCAB_SIZE}")
     return size
 
 

@@ -17,6 +17,7 @@ def kinds() -> Iterator[Kind]:
     yield from _values()
     yield from _unsupported()
     yield from _against_weights()
+    yield from _card()
 
 
 def _files() -> Iterator[Kind]:
@@ -169,6 +170,33 @@ def _against_weights() -> Iterator[Kind]:
         draft.edit(CONFIG, lambda config: config["vision_config"].update(hidden_size=128))
 
     yield Kind("config-vision-wider", "model", "CheckpointError", "vision_(model|config)", vision, vision=True)
+
+
+def _card() -> Iterator[Kind]:
+    for label, data in (
+        ("not-yaml", b"---\nlicense: [apache-2.0\n---\n"),
+        ("tab", b"---\n\tlicense: x\n---\n"),
+        ("a-list", b"---\n- apache-2.0\n---\n"),
+        ("not-utf8", b"---\nlicense: \xff\n---\n"),
+        ("pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"),
+    ):
+        yield Kind(
+            f"card-{label}",
+            "model",
+            "CheckpointError",
+            "README.md: ",
+            lambda draft, data=data: draft.write("README.md", data),
+        )
+    for key, value in (("temperature", "warm"), ("top_k", [1]), ("top_p", {})):
+        yield Kind(
+            f"generation-{key}",
+            "model",
+            "CheckpointError",
+            "generation_config.json",
+            lambda draft, key=key, value=value: draft.edit(
+                "generation_config.json", lambda document: document.update({key: value})
+            ),
+        )
 
 
 def _layers(count: int) -> dict[str, Any]:

@@ -92,10 +92,10 @@ def _vocabulary() -> Iterator[Kind]:
     yield added("with-two-ids", "has two ids", lambda tokens: tokens.append({**tokens[-1], "id": 3}))
     yield added("named-as-a-hole", r"'\[PAD1023\]' has the name of the hole", _take_hole)
     yield _edit("added-is-text", "added_tokens is not a list", lambda document: document.update(added_tokens="none"))
-    for label, size in (("missing", None), ("text", "1024"), ("zero", 0), ("smaller", 1000)):
+    for label, size in (("missing", None), ("text", "1024"), ("zero", 0), ("huge", 2**70), ("smaller", 1000)):
         yield _kind(
             f"vocab-size-{label}",
-            "vocab_size" if label != "smaller" else "beyond config.json's vocab_size of 1000",
+            "vocab_size" if label != "smaller" else "1000",
             lambda draft, size=size: draft.edit(
                 "config.json", lambda config: config["text_config"].update(vocab_size=size)
             ),
