@@ -53,9 +53,8 @@ def report() -> dict[str, Any]:
             "scales": PROSE[name].scales,
             "use": PROSE[name].use,
         }
-        for name, form in FORMATS.items()
+        for name, form in sorted(FORMATS.items(), key=lambda item: -item[1].block_bytes / item[1].block_size)
     ]
-    formats.sort(key=lambda row: -row["bits_per_weight"])
     recipes = [
         {
             "name": name,

@@ -102,6 +102,11 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _number_text(value: Any) -> str:
+    """Seven digits are all that a float32 holds; the rest would be noise of its conversion."""
+    return f"{value:.7g}" if isinstance(value, float) else str(value)
+
+
 def show(content: dict[str, Any], *, full: bool) -> None:
     """Print a report as tables."""
     from quantkit.cli import output
@@ -155,7 +160,7 @@ def _value_text(entry: dict[str, Any], *, full: bool) -> str:
     if "count" in entry:
         items = ", ".join(map(repr, entry["value"]))
         return f"[{items}]" if len(entry["value"]) == entry["count"] else f"[{items}, …]"
-    text = str(entry["value"])
+    text = _number_text(entry["value"])
     if full:
         return text
     line = text.replace("\n", "⏎")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Column, Table
@@ -49,7 +49,7 @@ def table(
         grid.add_column(column, justify="right" if column in right else "left", no_wrap=column in right)
     for row in rows:
         grid.add_row(*(Text(str(cell)) for cell in row))
-    console().print(grid)
+    _show(grid)
 
 
 def facts(rows: Sequence[tuple[str, object]], *, title: str = "") -> None:
@@ -58,7 +58,16 @@ def facts(rows: Sequence[tuple[str, object]], *, title: str = "") -> None:
     grid = Table.grid(padding=(0, 2))
     for name, value in rows:
         grid.add_row(Text(name, style="bold"), Text(str(value)))
-    console().print(grid)
+    _show(grid)
+
+
+def _show(renderable: RenderableType) -> None:
+    """Print on stdout; where that is no terminal, without the blanks that fill a cell up."""
+    target = console()
+    with target.capture() as captured:
+        target.print(renderable)
+    lines = captured.get().splitlines()
+    click.echo("\n".join(lines if sys.stdout.isatty() else map(str.rstrip, lines)))
 
 
 def heading(title: str) -> None:
