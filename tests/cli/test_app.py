@@ -94,10 +94,13 @@ def test_without_a_command_help_goes_to_stderr_and_the_code_is_usage() -> None:
     assert "Commands:" in done.stderr
 
 
-def test_version() -> None:
+def test_version_is_that_of_the_project() -> None:
     done = run("--version")
     assert done.returncode == 0
-    assert done.stdout.startswith("quantkit ")
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    match = re.search(r'^version = "(.+)"$', project, re.MULTILINE)
+    assert match is not None
+    assert done.stdout == f"quantkit {match[1]}\n"
 
 
 @pytest.mark.parametrize(

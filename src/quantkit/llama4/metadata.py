@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 from gguf import GGUFValueType, GGUFWriter
 from gguf.constants import GGUFType, VisionProjectorType
 
+import quantkit
 from quantkit.checkpoint import Checkpoint
 from quantkit.gguf import Field
 from quantkit.llama4.general import add_general, recorded
@@ -70,12 +70,8 @@ def vision_metadata(
 
 def provenance(cp: Checkpoint, recipe: str, mismatches: Sequence[str] = ()) -> list[Field]:
     """The `quantkit.*` keys: what made the file, by which recipe, from what, and what the runtime will do otherwise."""
-    try:
-        made_by = version("quantkit")
-    except PackageNotFoundError:  # run from the source tree
-        made_by = "unknown"
     fields = [
-        Field("quantkit.version", made_by, GGUFValueType.STRING),
+        Field("quantkit.version", quantkit.__version__, GGUFValueType.STRING),
         Field("quantkit.recipe", recipe, GGUFValueType.STRING),
         Field("quantkit.source_sha256", cp.fingerprint, GGUFValueType.STRING),
     ]
