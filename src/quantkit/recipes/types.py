@@ -33,6 +33,12 @@ def bits_per_weight(type_name: str) -> float:
     return n_bytes * 8 / size
 
 
+def row_bytes(type_name: str, cols: int) -> int:
+    """Bytes of a row of `cols` values; a block that is not full counts as one."""
+    size, n_bytes = block(type_name)
+    return -(-cols // size) * n_bytes
+
+
 def fitting_type(wanted: str, cols: int) -> str:
     """`wanted`, or the nearest type whose blocks divide a row of `cols` values."""
     for candidate in (wanted, _FALLBACK.get(wanted, wanted)):
