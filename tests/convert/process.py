@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,3 +31,16 @@ def run(**settings: Any) -> tuple[int, str]:
 def result_of(out: str) -> dict[str, Any]:
     """The result that a conversion printed at its end."""
     return dict(json.loads(out.partition("done ")[2]))
+
+
+def written_lines(journal: Path) -> list[bytes]:
+    """What follows them is room for more."""
+    return journal.read_bytes().rstrip(b"\n").split(b"\n")
+
+
+def wait_for_lines(journal: Path, count: int) -> None:
+    """Until a journal has so many: some slabs are finished then."""
+    deadline = time.monotonic() + 30
+    while not journal.exists() or len(written_lines(journal)) < count:
+        assert time.monotonic() < deadline, "nothing was finished within 30 seconds"
+        time.sleep(0.005)

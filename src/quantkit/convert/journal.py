@@ -1,7 +1,8 @@
 """The journal beside OUT.part: which slabs are safely on disk, and which source and plan they came from.
 
-JSON lines. The first holds the fingerprint; each further one the slabs that became durable together, or that all are. A
-line counts only once its payload bytes have been synced, so whatever the journal says survives a kill or a power cut.
+JSON lines, with room for more at the end. The first holds the fingerprint; each further one the slabs that became
+durable together, or that all are. A line is written only when its payload bytes have been synced, so whatever the
+journal says survives a kill or a power cut.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantkit.errors import PlanRefusedError, ResumeError
+from quantkit.errors import OutputError, PlanRefusedError, ResumeError
 
 SlabKey = tuple[str, int, int]  # HF tensor, offset_bytes in it, n_bytes
 
@@ -37,12 +38,12 @@ class Standing:
 
 
 def read_record(path: Path) -> Record | None:
-    """Parse a journal; None when there is none. A last line torn by a kill is dropped."""
+    """Parse a journal; None when there is none. Newlines at its end are room for more, and a last line torn by a kill
+    is dropped: no part of a JSON object is one."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = path.read_bytes().rstrip(b"\n").split(b"\n")
     except FileNotFoundError:
         return None
-    lines.pop()  # after the last newline: empty, or torn
     fingerprint: dict[str, Any] | None = None
     finished: set[SlabKey] = set()
     complete = False
@@ -56,6 +57,8 @@ def read_record(path: Path) -> Record | None:
             else:
                 finished.update((str(name), int(offset), int(size)) for name, offset, size in entry["slabs"])
         except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines) - 1 and isinstance(error, ValueError):
+                break
             raise ResumeError(
                 f"{path} is not a journal of this version (line {number + 1}: {error})", hint=_start_over(path)
             ) from error
@@ -116,12 +119,17 @@ def _start_over(path: Path, *, lower: bool = False) -> str:
     return f"{verb} {path.with_suffix('')} and {path.name} (with several files, every .part of this run)."
 
 
-@dataclass
 class Journal:
-    """A journal open for writing, locked against other processes until closed."""
+    """A journal open for writing, locked against other processes until closed.
 
-    path: Path
-    _fd: int = field(repr=False)
+    Room for what it will say is taken at the beginning, as newlines at its end: on a full disk it must still be able to
+    say what was done.
+    """
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+        self._end = 0
 
     @classmethod
     def open(cls, path: Path) -> Journal:
@@ -129,11 +137,15 @@ class Journal:
 
         Raises:
             PlanRefusedError: another process is writing these outputs.
+            OutputError: it cannot be created.
         """
         import fcntl
 
         while True:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+            except OSError as error:
+                raise _failed(path, error) from error
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -150,15 +162,30 @@ class Journal:
                 pass
             os.close(fd)
 
-    def begin(self, fingerprint: dict[str, Any]) -> None:
-        """Throw away what is in it and write the first line."""
-        os.ftruncate(self._fd, 0)
-        self._append({"fingerprint": fingerprint})
+    def begin(self, fingerprint: dict[str, Any], room_bytes: int) -> None:
+        """Throw away what is in it, write the first line, and take room for the others."""
+        first = _line({"fingerprint": fingerprint})
+        try:
+            os.ftruncate(self._fd, 0)
+        except OSError as error:
+            raise _failed(self.path, error) from error
+        self._put(b"\n" * (len(first) + room_bytes), 0)
+        self._put(first, 0)
+        self._end = len(first)
 
     def resume(self) -> None:
-        """Cut off a torn last line, so that the next one starts on a line of its own."""
+        """Go on after the last whole line; a torn one is blotted out."""
         content = self.path.read_bytes()
-        os.ftruncate(self._fd, content.rfind(b"\n") + 1)
+        written = content.rstrip(b"\n")
+        last = written.rfind(b"\n") + 1
+        try:
+            json.loads(written[last:])
+            self._end = len(written) + 1
+        except ValueError:
+            self._end = last
+            self._put(b"\n" * (len(written) - last), last)
+        if len(content) < self._end:  # its newline was torn off
+            self._put(b"\n", self._end - 1)
 
     def note(self, slabs: Iterable[SlabKey]) -> None:
         """Record slabs whose payload is durable already."""
@@ -169,12 +196,19 @@ class Journal:
         self._append({"complete": True})
 
     def _append(self, entry: dict[str, Any]) -> None:
-        line = memoryview(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
-        end = os.lseek(self._fd, 0, os.SEEK_END)
-        while line:
-            written = os.pwrite(self._fd, line, end)
-            line, end = line[written:], end + written
-        os.fsync(self._fd)
+        line = _line(entry)
+        self._put(line, self._end)
+        self._end += len(line)
+
+    def _put(self, data: bytes, offset_bytes: int) -> None:
+        left = memoryview(data)
+        try:
+            while left:
+                written = os.pwrite(self._fd, left, offset_bytes)
+                left, offset_bytes = left[written:], offset_bytes + written
+            os.fsync(self._fd)
+        except OSError as error:
+            raise _failed(self.path, error) from error
 
     def remove(self) -> None:
         """Delete the file; the lock goes with `close`."""
@@ -185,3 +219,19 @@ class Journal:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def line_room(slabs: Iterable[SlabKey]) -> int:
+    """Bytes that a journal needs at most to list these slabs, each on a line of its own, and its last line."""
+    return sum(len(_line({"slabs": [list(slab)]})) for slab in slabs) + len(_line({"complete": True}))
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+
+
+def _failed(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{path}: writing failed: {error.strerror}",
+        hint="Make room, or see to the cause, and run the same command again: it goes on where it stopped.",
+    )

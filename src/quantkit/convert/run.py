@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from quantkit.convert.journal import Journal, standing
+from quantkit.convert.journal import Journal, line_room, standing
 from quantkit.convert.ledger import Ledger
 from quantkit.convert.meter import Meter, peak_rss_bytes
 from quantkit.convert.part import Part, sync_folder
@@ -124,7 +124,7 @@ def _carry_out(planned: Plan, work: Work, journal: Journal, meter: Meter, tuning
     if left.resumes:
         journal.resume()
     else:
-        journal.begin(work.fingerprint)
+        journal.begin(work.fingerprint, line_room(slab_key(slab) for slab in work.slabs))
         sync_folder(journal.path.parent)
     try:
         try:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.checkpoint import Checkpoint
-from quantkit.errors import CheckpointError
+from quantkit.errors import CheckpointError, NonFiniteError
 from quantkit.llama4 import Slab, Target
 
 Scales = npt.NDArray[np.float32]
@@ -16,7 +16,8 @@ def read_scales(checkpoint: Checkpoint, slab: Slab) -> Scales | None:
     """The `weight_scale` that belongs to a slab, float32 (1,) or (rows of the target,); None without.
 
     Raises:
-        CheckpointError: a scale that is not finite and positive, or of an unknown dtype.
+        NonFiniteError: a scale that is NaN or infinite.
+        CheckpointError: a scale of an unknown dtype.
     """
     entry = slab.scale
     if entry is None:
@@ -31,12 +32,12 @@ def read_scales(checkpoint: Checkpoint, slab: Slab) -> Scales | None:
         scales = (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     else:
         raise CheckpointError(f"{entry.file.name}: {entry.name} has dtype {entry.dtype}; a scale is F32, F16 or BF16")
-    wrong = np.flatnonzero(~(np.isfinite(scales) & (scales > 0)))
+    wrong = np.flatnonzero(~np.isfinite(scales))
     if wrong.size:
         index = int(wrong[0])
-        raise CheckpointError(
-            f"{entry.file.name}: {entry.name}[{index}] is {scales[index]}; a scale is finite and positive",
-            hint="Download the file again.",
+        raise NonFiniteError(
+            f"{entry.file.name}: {entry.name}[{index}] is {scales[index]}, and a scale must be finite",
+            hint="The file is damaged or was badly quantized; download it again or ask its publisher.",
         )
     return scales
 
