@@ -27,7 +27,15 @@ from quantkit.errors import PlanRefusedError, UnsupportedModelError, UsageError
 from quantkit.gguf import lay_out, parse_split_size, tensor_bytes
 from quantkit.kernels.codec import Weighting
 from quantkit.llama4 import Hyperparameters, Model, mismatches, text_model, vision_mismatches, vision_model
-from quantkit.recipes import Choice, ModelShape, bits_per_weight, choose
+from quantkit.recipes import (
+    Choice,
+    ModelShape,
+    active_bytes_per_token,
+    bits_per_weight,
+    choose,
+    kv_cache_bytes,
+    tokens_per_second_bound,
+)
 
 _UNQUANTIZED = ("f32", "f16", "bf16")
 _FIXED_RAM_BYTES = 64 * MiB  # modules, header strings, thread stacks
@@ -312,7 +320,17 @@ def _refuse_fallbacks(planned: Sequence[OutputPlan]) -> None:
 
 
 def _runtime(hp: Hyperparameters, tensors: Sequence[TensorPlan], options: _Options) -> tuple[RuntimeNeed, ...]:
-    return ()
+    active = active_bytes_per_token(
+        [(tensor.name, tensor.shape, tensor.type) for tensor in tensors], n_experts_used=hp.n_experts_used
+    )
+    needs = {}
+    for asked in options.contexts:
+        context = min(asked, hp.context_length)
+        cache = kv_cache_bytes(context, n_layers=hp.n_layers, n_kv_heads=hp.n_kv_heads, head_dim=hp.head_dim)
+        touched = active + cache
+        bound = tokens_per_second_bound(touched, options.bandwidth_gb_s)
+        needs[context] = RuntimeNeed(context, sum(tensor.n_bytes for tensor in tensors), cache, touched, bound)
+    return tuple(needs.values())
 
 
 def _peak_ram_bytes(
