@@ -9,9 +9,10 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from tests import peer
 from tests.llama4.checkpoints import SCOUT_ROPE_SCALING, TINY, build
 from tests.llama4.gathering import gather
-from tests.llama4.peer import peer_convert, peer_quantize
+from tests.oracle.llama import quantize
 
 from quantkit.checkpoint import open_checkpoint
 from quantkit.gguf import Field
@@ -25,8 +26,6 @@ OURS_ONLY = {
 }
 # Appended by the convert room, since they depend on the recipe.
 LEFT_TO_CONVERT = ["general.quantization_version", "general.file_type"]
-BF16, F16, F32 = gguf.LlamaFileType.MOSTLY_BF16, gguf.LlamaFileType.MOSTLY_F16, gguf.LlamaFileType.ALL_F32
-FTYPES = {"bf16": BF16, "f16": F16, "f32": F32}
 
 
 def ours_to_theirs(name: str) -> str:
@@ -96,8 +95,8 @@ def compare_values(arrays: dict[str, np.ndarray], reader: gguf.GGUFReader) -> No
 
 
 def compare(checkpoint: Path, folder: Path, outtype: str, *, vision: bool = False, max_slab_bytes: int = 2**20) -> None:
-    raw = peer_convert(checkpoint, folder / "peer.gguf", outtype, mmproj=vision)
-    ordered = gguf.GGUFReader(peer_quantize(raw, folder / "ordered.gguf", ftype=FTYPES[outtype], copy=True))
+    raw = peer.convert(checkpoint, folder / "peer.gguf", outtype, mmproj=vision)
+    ordered = gguf.GGUFReader(quantize(raw, folder / "ordered.gguf", peer.FILE_TYPES[outtype]))
     cp = open_checkpoint(checkpoint)
     hp = Hyperparameters.from_checkpoint(cp)
     model = vision_model(cp, hp, max_slab_bytes, type=outtype) if vision else text_model(cp, hp, max_slab_bytes)
@@ -219,7 +218,7 @@ def test_named_chat_templates_are_the_peers(tmp_path: Path) -> None:
     templates = {"default": "{{ messages }}", "tool-use": "{{ tools }}", "rag": "{{ documents }}"}
     settings["chat_template"] = [{"name": name, "template": text} for name, text in templates.items()]
     (checkpoint / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    reader = gguf.GGUFReader(peer_convert(checkpoint, tmp_path / "peer.gguf", "bf16"))
+    reader = gguf.GGUFReader(peer.convert(checkpoint, tmp_path / "peer.gguf", "bf16"))
     theirs = {key: value for key, value in peer_keys(reader).items() if "chat_template" in key}
     cp = open_checkpoint(checkpoint)
     model = text_model(cp, Hyperparameters.from_checkpoint(cp))

@@ -146,3 +146,22 @@ def test_image_settings_are_needed(tmp_path: Path) -> None:
     (copy / "preprocessor_config.json").unlink()
     with pytest.raises(CheckpointError, match=r"preprocessor_config\.json: image_mean is missing"):
         vision(copy)
+
+
+def test_image_settings_as_transformers_5_writes_them(tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(TINY, tmp_path / "model"))
+    settings = json.loads((copy / "preprocessor_config.json").read_text(encoding="utf-8")) | {
+        "image_mean": [0.1, 0.2, 0]
+    }
+    (copy / "preprocessor_config.json").unlink()
+    document = {"processor_class": "Llama4Processor", "image_processor": settings}
+    (copy / "processor_config.json").write_text(json.dumps(document), encoding="utf-8")
+    before = open_checkpoint(copy).fingerprint
+    keys = {field.key: field.value for field in vision(copy)[0].metadata}
+    assert keys["clip.vision.image_mean"] == [0.1, 0.2, 0.0]
+    assert all(type(item) is float for item in keys["clip.vision.image_mean"])  # integers would be stored as such
+    document["image_processor"] = settings | {"image_std": [0.5, 0.5]}
+    (copy / "processor_config.json").write_text(json.dumps(document), encoding="utf-8")
+    assert open_checkpoint(copy).fingerprint != before
+    with pytest.raises(CheckpointError, match=r"/processor_config\.json: image_std is \[0\.5, 0\.5\]"):
+        vision(copy)

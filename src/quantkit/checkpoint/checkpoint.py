@@ -20,7 +20,7 @@ from quantkit.checkpoint.tokenizer import SIDE_FILES as TOKENIZER_FILES
 from quantkit.checkpoint.tokenizer import Tokenizer, read_tokenizer
 from quantkit.errors import CheckpointError
 
-_CONFIG_FILES = ("config.json", "generation_config.json", "preprocessor_config.json")
+_CONFIG_FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
 # Everything but the shards that the output depends on.
 _SIDE_FILES = (*_CONFIG_FILES, *TOKENIZER_FILES, "README.md")
 _EDGE_BYTES = 4096
@@ -46,7 +46,7 @@ class Checkpoint:
         root: the folder.
         config: config.json.
         generation_config: generation_config.json, {} when absent.
-        preprocessor_config: preprocessor_config.json, {} when absent.
+        preprocessor_config: preprocessor_config.json, or what processor_config.json has of it; {} when both are absent.
         tensors: name -> entry, over all shards, by shard and place in it.
         files: the shards, by name.
     """
@@ -57,7 +57,7 @@ class Checkpoint:
         refuse_unfinished(root, _SIDE_FILES)
         self._headers, self.tensors = read_shards(root)
         self.generation_config = _read_optional(root / "generation_config.json")
-        self.preprocessor_config = _read_optional(root / "preprocessor_config.json")
+        self.preprocessor_config = _read_preprocessor(root)
         self.files: tuple[Path, ...] = tuple(header.file for header in self._headers)
         self._reader = FileReader()
 
@@ -144,6 +144,18 @@ def _read_config(root: Path) -> dict[str, Any]:
     if what == "missing" and not any(root.glob("*.safetensors*")):
         hint = "Is this the folder of a checkpoint? It holds neither config.json nor safetensors files."
     raise CheckpointError(f"{path}: {what}", hint=hint)
+
+
+def _read_preprocessor(root: Path) -> dict[str, Any]:
+    found = _read_optional(root / "preprocessor_config.json")
+    if found:
+        return found
+    # what transformers 5 writes
+    path = root / "processor_config.json"
+    images = _read_optional(path).get("image_processor", {})
+    if not isinstance(images, dict):
+        raise CheckpointError(f"{path}: image_processor is not an object", hint="Download the file again.")
+    return images
 
 
 def _read_optional(path: Path) -> dict[str, Any]:

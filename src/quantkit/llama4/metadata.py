@@ -48,7 +48,8 @@ def vision_metadata(
     cp: Checkpoint, hp: Hyperparameters, vision: VisionHyperparameters, outputs: Sequence[OutputTensor]
 ) -> list[Field]:
     """All keys of the vision model but those named in `Model.metadata`."""
-    processor = Section(cp.root / "preprocessor_config.json", cp.preprocessor_config)
+    files = [cp.root / name for name in ("preprocessor_config.json", "processor_config.json")]
+    processor = Section(next((file for file in files if file.is_file()), files[0]), cp.preprocessor_config)
     writer = GGUFWriter(None, "clip")
     add_general(writer, cp, GGUFType.MMPROJ, outputs)
     writer.add_clip_has_vision_encoder(True)
