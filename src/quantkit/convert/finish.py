@@ -36,8 +36,8 @@ def finished_fields(
     """
     string, u32 = GGUFValueType.STRING, GGUFValueType.UINT32
     added = [
-        Field("general.file_type", wanted.recipe.ftype, u32),
         Field("general.quantization_version", QUANTIZATION_VERSION, u32),
+        Field("general.file_type", wanted.recipe.ftype, u32),
     ]
     if statistics is not None:
         added.append(Field("quantize.imatrix.file", statistics.path.name[:_MAX_IMATRIX_NAME], string))

@@ -81,7 +81,7 @@ class Model:
     Args:
         outputs: in the order of the file.
         slabs: in the order of the checkpoint's files, so that they are read from front to back.
-        metadata: all keys but `general.file_type`, `general.quantization_version`, `quantize.imatrix.*`
+        metadata: all keys but `general.quantization_version`, `general.file_type`, `quantize.imatrix.*`
             and `quantkit.*` (see `provenance`), which are appended in this order.
     """
 
