@@ -176,6 +176,13 @@ def test_a_closed_pipe_is_no_error_message() -> None:
     assert "error:" not in done.stderr
 
 
+def test_a_terminal_without_unicode_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = run("formats")
+    assert done.returncode == 0, done.stderr
+    assert "q4_k" in done.stdout
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_with_130_and_says_how_to_go_on(number: signal.Signals) -> None:
     script = """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +87,34 @@ def test_existing_output_is_left_alone_without_force(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
     assert run(str(out), "--type", "q4_0", "--force").returncode == 0
     assert out.read_bytes()[:4] == b"GGUF"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_that_an_interrupt_prints_goes_on_to_the_same_bytes(number: signal.Signals, tmp_path: Path) -> None:
+    out, whole = tmp_path / "out.gguf", tmp_path / "whole.gguf"
+    script = f"""
+import signal
+from quantkit.cli import app, output
+
+class Interrupting(output.PlainProgress):
+    def __call__(self, report):
+        if report.done_bytes > report.total_bytes // 3:
+            signal.raise_signal({int(number)})
+
+output.PlainProgress = Interrupting
+app.main(["convert", {str(TINY)!r}, {str(out)!r}, "--type", "q8_0", "--threads", "1"], prog_name="quantkit")
+"""
+    stopped = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert stopped.returncode == 130
+    assert not out.exists()
+    command = shlex.split(stopped.stderr.splitlines()[-1])
+    assert command[:3] == ["quantkit", "convert", str(TINY)]
+
+    resumed = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=120)
+    assert resumed.returncode == 0, resumed.stderr
+    assert run(str(whole), "--type", "q8_0").returncode == 0
+    assert out.read_bytes() == whole.read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"out.gguf", "whole.gguf"}
 
 
 def test_two_types_need_a_name_with_type_in_it(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import signal
 import sys
 import threading
@@ -127,5 +128,9 @@ def app(ctx: click.Context) -> None:
 
 def main() -> NoReturn:
     """Entry point of the `quantkit` script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A sign or a file name that the terminal's encoding lacks must not end a conversion that is done.
+            stream.reconfigure(errors="backslashreplace")
     app.main(prog_name="quantkit")
     raise AssertionError("click returned from standalone mode")
