@@ -1,49 +1,17 @@
 // Super-blocks of affine sub-blocks (q2_k, q4_k, q5_k): x = d * scale * q - dmin * min, with f16 d and dmin for the
 // super-block, whole scales and mins 0..SMAX for each of its SUBS sub-blocks of SUB elements, and codes 0..QMAX.
 //
-// 1. Each sub-block alone: its ends land at several fractional codes (ENDS), least squares gives scale and offset of
+// 1. Each sub-block alone: its ends land at several fractional codes (ends.h), least squares gives scale and offset of
 //    each trial's codes, one more round of codes and least squares follows the best.
 // 2. d, then dmin: the trial near (largest / SMAX) whose whole multiples lie closest to what the sub-blocks want.
 // 3. Whole scale and its neighbours with new codes for each sub-block; the min follows from the codes.
 // 4. d and dmin by least squares for all codes; new codes, mins and d, dmin again.
 // The plain candidate (ends at the end codes, largest / SMAX) and each refit compete by their true error as stored.
 #pragma once
-#include "codec/search.h"
+#include "codec/ends.h"
 
 namespace quantkit {
 namespace QK_TIER {
-
-// At which codes the smallest and the largest element land: `first` and QMAX - `last`. Sets of points that together
-// come closest to the best of a fine grid, on blocks of normal, Student and Laplace weights.
-struct Ends {
-    float first, last;
-};
-template <int QMAX>
-struct Trials;
-template <>
-struct Trials<15> {
-    static constexpr Ends ENDS[] = {{-1.0f, 0.0f}, {-0.9f, -0.3f}, {-0.6f, -0.4f}, {-0.5f, 0.1f},
-                                    {-0.3f, 0.0f}, {-0.2f, -0.7f}, {-0.2f, -0.4f}, {-0.2f, -0.1f},
-                                    {0.1f, -0.8f}, {0.1f, 0.3f},   {0.1f, 0.8f},   {0.2f, -0.3f},
-                                    {0.2f, 0.0f},  {0.7f, 0.0f},   {0.9f, -0.1f},  {0.9f, 0.9f}};
-};
-template <>
-struct Trials<31> {
-    static constexpr Ends ENDS[] = {{-0.7f, 0.2f}, {-0.4f, -0.4f}, {-0.4f, 0.1f}, {-0.1f, -0.7f},
-                                    {-0.1f, 0.1f}, {0.1f, 0.0f},   {0.2f, -0.3f}, {0.2f, 0.8f},
-                                    {0.8f, 1.0f},  {0.9f, 0.2f},   {1.0f, -0.1f}, {1.0f, 0.8f}};
-};
-template <>
-struct Trials<3> {
-    static constexpr Ends ENDS[] = {{-1.0f, 0.1f},  {-0.9f, -0.6f}, {-0.7f, -0.9f}, {-0.6f, 0.0f},
-                                    {-0.4f, -0.1f}, {-0.3f, -0.9f}, {-0.3f, -0.3f}, {-0.2f, -0.4f},
-                                    {0.1f, -1.0f},  {0.1f, -0.4f},  {0.1f, 0.1f},   {0.8f, -0.2f}};
-};
-
-template <int QMAX>
-inline F affine_code(F above, F inverse) {  // of an element that lies `above` the offset
-    return max(min(round(above * inverse), set1(QMAX)), set1(0.0f));
-}
 
 template <int SUBS>
 struct Affine {
