@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from quantkit.checkpoint.document import Document, read_bytes, read_document
+from quantkit.checkpoint.document import Document, read_bytes, read_document, read_optional
 from quantkit.checkpoint.download import explain_absence, refuse_unfinished
 from quantkit.checkpoint.folder import resolve_folder
 from quantkit.checkpoint.header import TensorEntry
@@ -56,7 +56,7 @@ class Checkpoint:
         self.config = _read_config(root)
         refuse_unfinished(root, _SIDE_FILES)
         self._headers, self.tensors = read_shards(root)
-        self.generation_config = _read_optional(root / "generation_config.json")
+        self.generation_config = read_optional(root / "generation_config.json")
         self.preprocessor_config = _read_preprocessor(root)
         self.files: tuple[Path, ...] = tuple(header.file for header in self._headers)
         self._reader = FileReader()
@@ -147,21 +147,12 @@ def _read_config(root: Path) -> dict[str, Any]:
 
 
 def _read_preprocessor(root: Path) -> dict[str, Any]:
-    found = _read_optional(root / "preprocessor_config.json")
+    found = read_optional(root / "preprocessor_config.json")
     if found:
         return found
     # what transformers 5 writes
     path = root / "processor_config.json"
-    images = _read_optional(path).get("image_processor", {})
+    images = read_optional(path).get("image_processor", {})
     if not isinstance(images, dict):
         raise CheckpointError(f"{path}: image_processor is not an object", hint="Download the file again.")
     return images
-
-
-def _read_optional(path: Path) -> dict[str, Any]:
-    if path.is_file():
-        return read_document(path)
-    if path.is_symlink():
-        what, hint = explain_absence(path)
-        raise CheckpointError(f"{path}: {what}", hint=hint)
-    return {}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from quantkit.checkpoint.download import explain_absence
 from quantkit.checkpoint.pointer import refuse_pointer
 from quantkit.errors import CheckpointError
 
@@ -21,6 +22,16 @@ def read_document(path: Path, *, hint: str = "") -> Document:
             not an object.
     """
     return parse_document(read_bytes(path), str(path), hint=hint)
+
+
+def read_optional(path: Path) -> Document:
+    """As `read_document`, {} where there is no such file; a link that leads nowhere is refused."""
+    if path.is_file():
+        return read_document(path)
+    if path.is_symlink():
+        what, hint = explain_absence(path)
+        raise CheckpointError(f"{path}: {what}", hint=hint)
+    return {}
 
 
 def read_bytes(path: Path) -> bytes:

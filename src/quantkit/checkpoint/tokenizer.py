@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.checkpoint.chat_template import read_chat_templates
-from quantkit.checkpoint.document import Document, read_document
+from quantkit.checkpoint.document import Document, read_document, read_optional
 from quantkit.checkpoint.download import explain_absence
 from quantkit.checkpoint.pre_tokenizer import LLAMA4_REGEX, is_llama4_regex, split_patterns
 from quantkit.checkpoint.special_tokens import added_at_edges, special_ids
@@ -74,8 +74,8 @@ def read_tokenizer(root: Path, config: Document, generation_config: Document) ->
     """
     path = root / "tokenizer.json"
     document = _read_tokenizer_json(path)
-    settings = _read_optional(root / "tokenizer_config.json")
-    special_map = _read_optional(root / "special_tokens_map.json")
+    settings = read_optional(root / "tokenizer_config.json")
+    special_map = read_optional(root / "special_tokens_map.json")
     model = document.get("model")
     if not isinstance(model, dict):
         raise CheckpointError(f"{path}: has no model", hint="The file is damaged; download it again.")
@@ -117,15 +117,6 @@ def _read_tokenizer_json(path: Path) -> Document:
     if what == "missing" and ((path.parent / "vocab.json").exists() or (path.parent / "tokenizer.model").exists()):
         hint = "Load the tokenizer once with transformers' AutoTokenizer and `save_pretrained(FOLDER)` it."
     raise CheckpointError(f"{path}: {what}", hint=hint)
-
-
-def _read_optional(path: Path) -> Document:
-    if path.is_file():
-        return read_document(path)
-    if path.is_symlink():
-        what, hint = explain_absence(path)
-        raise CheckpointError(f"{path}: {what}", hint=hint)
-    return {}
 
 
 def _vocab_size(config: Document, path: Path) -> int:
