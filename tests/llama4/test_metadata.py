@@ -78,6 +78,20 @@ def test_another_pre_tokenizer_is_refused(copy: Path) -> None:
         keys(copy)
 
 
+@pytest.mark.parametrize("commit", ["0a1b2c3d" * 5, "a1b2c3d4" * 5, "12345678" * 5])
+def test_snapshots_in_the_cache_are_named_after_their_repository(tmp_path: Path, commit: str) -> None:
+    """The folder is a commit, which is what the peer takes for a part of the name."""
+    snapshot = tmp_path / "models--acme--Tiny-4-Chat-v2" / "snapshots" / commit
+    shutil.copytree(TINY, snapshot)
+    found = keys(snapshot)
+    assert found["general.name"] == "Tiny 4 Chat v2"
+    assert found["general.organization"] == "Acme"
+    assert not any(commit in str(value).lower() for key, value in found.items() if key.startswith("general."))
+    assert (found["general.finetune"], found["general.version"]) == ("Chat", "v2")
+    (snapshot / "README.md").write_text("---\nname: Its own\n---\n", encoding="utf-8")
+    assert keys(snapshot)["general.name"] == "Its own"
+
+
 def test_numbers_in_a_model_card_are_text(copy: Path) -> None:
     (copy / "README.md").write_text("---\nversion: 1.5\ntags: [moe, 2025]\n---\n", encoding="utf-8")
     found = keys(copy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,17 +41,20 @@ class Tower:
         )
 
 
-def image_features(arrays: Arrays, tower: Tower, pixels: np.ndarray, *, project: bool = True) -> np.ndarray:
+def image_features(
+    arrays: Arrays, tower: Tower, pixels: np.ndarray, *, gelu: Callable[[np.ndarray], np.ndarray] | None = None
+) -> np.ndarray:
     """Embeddings of one tile.
 
     Args:
         arrays: float32 by GGUF name, numpy order (out, in).
         pixels: float32 (3, image_size, image_size), normalised.
-        project: False leaves out the last matrix, into the text model's width.
+        gelu: another than transformers' (by the error function).
 
     Returns:
         float32 (tokens, width), row by row of the merged grid.
     """
+    gelu = gelu or exact_gelu
     grid = tower.image_size // tower.patch_size
     x = _patches(pixels, tower.patch_size) @ arrays["v.patch_embd.weight"].T
     x = np.concatenate([x, arrays["v.class_embd"][None]]) + arrays["v.position_embd.weight"]
@@ -60,13 +63,13 @@ def image_features(arrays: Arrays, tower: Tower, pixels: np.ndarray, *, project:
     for layer in range(tower.n_layers):
         block = f"v.blk.{layer}."
         x = x + _attention(_layer_norm(x, arrays, f"{block}ln1", tower.norm_eps), arrays, block, tower.n_heads, turns)
-        h = _gelu(_linear(_layer_norm(x, arrays, f"{block}ln2", tower.norm_eps), arrays, f"{block}ffn_up"))
+        h = gelu(_linear(_layer_norm(x, arrays, f"{block}ln2", tower.norm_eps), arrays, f"{block}ffn_up"))
         x = x + _linear(h, arrays, f"{block}ffn_down")
     x = _layer_norm(x, arrays, "v.post_ln", tower.norm_eps)[:-1]
     x = _merge(x, grid, tower.scale_factor)
-    x = _gelu(x @ arrays["mm.model.mlp.1.weight"].T)
-    x = _gelu(x @ arrays["mm.model.mlp.2.weight"].T)
-    return x @ arrays["mm.model.fc.weight"].T if project else x
+    x = gelu(x @ arrays["mm.model.mlp.1.weight"].T)
+    x = gelu(x @ arrays["mm.model.mlp.2.weight"].T)
+    return x @ arrays["mm.model.fc.weight"].T
 
 
 def _patches(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -117,5 +120,11 @@ def _layer_norm(x: np.ndarray, arrays: Arrays, name: str, eps: float) -> np.ndar
     return normed * arrays[f"{name}.weight"] + arrays[f"{name}.bias"]
 
 
-def _gelu(x: np.ndarray) -> np.ndarray:
+def exact_gelu(x: np.ndarray) -> np.ndarray:
     return (x * 0.5 * (1 + _erf(x / np.sqrt(np.float32(2))))).astype(np.float32)
+
+
+def tanh_gelu(x: np.ndarray) -> np.ndarray:
+    """llama.cpp's, for models whose `use_gelu` is set."""
+    inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+    return (x * 0.5 * (1 + np.tanh(inner))).astype(np.float32)

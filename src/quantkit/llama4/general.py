@@ -28,6 +28,7 @@ def add_general(writer: GGUFWriter, cp: Checkpoint, kind: str, outputs: Sequence
     total, shared, experts, n_experts = _count(outputs)
     try:
         metadata = gguf.Metadata.load(None, cp.root.absolute(), None, total)
+        _name_after_repository(metadata, cp.root.absolute(), total)
         if metadata.name is None:
             metadata.name = cp.root.absolute().name
         if metadata.size_label is None:
@@ -43,6 +44,19 @@ def add_general(writer: GGUFWriter, cp: Checkpoint, kind: str, outputs: Sequence
     for key, value in writer.kv_data[0].items():
         file = "generation_config.json" if key.startswith("general.sampling.") else "README.md"
         value.value = _checked(cp.root / file, key, value.value, value.type)
+
+
+def _name_after_repository(metadata: gguf.Metadata, root: Path, total: int) -> None:
+    """Give a snapshot in the Hugging Face cache, whose folder is named after a commit, its repository's names."""
+    folder = root.parent.parent.name
+    if root.parent.name != "snapshots" or not folder.startswith("models--"):
+        return
+    # which of them the commit has been taken for depends on its letters
+    for attribute in ("name", "basename", "finetune", "version", "size_label"):
+        if root.name.lower() in str(getattr(metadata, attribute)).lower():
+            setattr(metadata, attribute, None)
+    repository = folder.removeprefix("models--").replace("--", "/", 1)
+    gguf.Metadata.apply_metadata_heuristic(metadata, None, {"_name_or_path": repository}, None, total)
 
 
 def _count(outputs: Sequence[OutputTensor]) -> tuple[int, int, int, int]:
