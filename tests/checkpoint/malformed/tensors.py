@@ -183,8 +183,8 @@ def _fp8() -> Iterator[Kind]:
         rf"{scale} is I32",
         scaled(weight_scale=Tensor("I32", [1], bytes(4))),
     )
-    yield kind("scale-is-nan", "CheckpointError", scale, scaled(weight_scale=floats(1, value=math.nan)), "payload")
-    yield kind("scale-is-inf", "CheckpointError", scale, scaled(weight_scale=floats(256, 1, value=math.inf)), "payload")
+    yield kind("scale-is-nan", "NonFiniteError", scale, scaled(weight_scale=floats(1, value=math.nan)), "payload")
+    yield kind("scale-is-inf", "NonFiniteError", scale, scaled(weight_scale=floats(256, 1, value=math.inf)), "payload")
 
     def nan_code(draft: Draft) -> None:
         scaled(weight_scale=floats(1))(draft)
