@@ -101,8 +101,10 @@ void weigh(Batch<N>& b, const float* const (&columns)[L], bool importance, bool 
         F top = zero;
         for (int i = 0; i < N; i++) top = max(top, load(b.w + i * L));
         const M none = top <= zero;
-        const F inverse = one / select(none, one, top);
-        for (int i = 0; i < N; i++) store(b.w + i * L, select(none, one, load(b.w + i * L) * inverse));
+        // below 2^-100 an inverse may overflow
+        const F up = select(top < set1(7.8886091e-31f), set1(1.2676506e30f), one);
+        const F inverse = one / select(none, one, top * up);
+        for (int i = 0; i < N; i++) store(b.w + i * L, select(none, one, load(b.w + i * L) * up * inverse));
     };
     if (importance) normalise();
     if (magnitude) {
