@@ -144,7 +144,7 @@ def test_unknown_names_list_the_choices() -> None:
     shape = ModelShape(1, 1, 1, 1)
     with pytest.raises(UsageError, match="no type 'q4k'") as caught:
         choose("Q4_K_M", shape, [], has_imatrix=False, tensor_types=[("ffn", "q4k")])
-    assert caught.value.hint.startswith("Did you mean q4_k? The types are f32, f16, bf16, q8_0")
+    assert caught.value.hint.startswith("Did you mean q4_k? The types are f32, f16, bf16, q4_0")
     with pytest.raises(UsageError, match="not a regular expression"):
         choose("q4_k_m", shape, [], has_imatrix=False, tensor_types=[("ffn(", "q4_k")])
     with pytest.raises(UsageError, match="POSIX class"):

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quantkit.errors import UsageError
+from quantkit.kernels import FORMATS
 from quantkit.recipes.mixture import Mixture, ModelShape, role
 from quantkit.recipes.recipe import find_recipe
-from quantkit.recipes.types import UNQUANTIZED, bits_per_weight, block, fitting_type, parse_type
+from quantkit.recipes.types import UNQUANTIZED, bits_per_weight, fitting_type, parse_type
 
 # Small, and quality hangs on them; or (position_embd, patch_embd) their runtime reads them as they are.
 _KEPT = ("_norm.weight", "ffn_gate_inp.weight", ".position_embd", ".patch_embd")
@@ -122,7 +123,7 @@ def _fitted(name: str, wanted: str, cols: int) -> Choice:
         name,
         fitting,
         wanted,
-        f"fallback: rows of {cols} values are not whole {wanted} blocks of {block(wanted)[0]}; "
+        f"fallback: rows of {cols} values are not whole {wanted} blocks of {FORMATS[wanted].block_size}; "
         f"{fitting} takes {cost:+.4g} bits per weight",
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from math import prod
 
-from quantkit.recipes.types import row_bytes
+from quantkit.kernels import row_bytes
 
 # What llama.cpp's runtime hard-codes for Llama 4: every fourth layer attends to all tokens, the others to their chunk.
 CHUNK_TOKENS = 8192

@@ -5,44 +5,25 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
 from quantkit.errors import UsageError
+from quantkit.kernels import FORMATS
 
-# fmt: off
-TYPES = (
-    "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k", "q5_1", "q5_0", "q4_k", "q4_1", "q4_0",
-    "iq4_nl", "iq4_xs", "mxfp4", "q3_k", "q2_k",
-)
-# fmt: on
+TYPES = tuple(FORMATS)  # every format that the machine room encodes can be a tensor's type
 UNQUANTIZED = frozenset(("f32", "f16", "bf16"))
 
 # llama-quantize's choice: as many bits or more, in blocks of 32. Types of 32 have nothing smaller, and become f16.
 _FALLBACK = {"iq4_xs": "iq4_nl", "q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
 
 
-def block(type_name: str) -> tuple[int, int]:
-    """(values, bytes) of one block of a type."""
-    size, n_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[type_name.upper()]]
-    return size, n_bytes
-
-
 def bits_per_weight(type_name: str) -> float:
     """Bits that one value takes, scales included."""
-    size, n_bytes = block(type_name)
-    return n_bytes * 8 / size
-
-
-def row_bytes(type_name: str, cols: int) -> int:
-    """Bytes of a row of `cols` values; a block that is not full counts as one."""
-    size, n_bytes = block(type_name)
-    return -(-cols // size) * n_bytes
+    return FORMATS[type_name].bits_per_weight
 
 
 def fitting_type(wanted: str, cols: int) -> str:
     """`wanted`, or the nearest type whose blocks divide a row of `cols` values."""
     for candidate in (wanted, _FALLBACK.get(wanted, wanted)):
-        if cols % block(candidate)[0] == 0:
+        if cols % FORMATS[candidate].block_size == 0:
             return candidate
     return "f16"
 
