@@ -7,7 +7,8 @@ import io
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -74,17 +75,17 @@ class Application(click.Group):
             sys.exit(result if isinstance(result, int) else 0)
 
 
-class _sigterm_interrupts:
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
     """While open, SIGTERM ends the command as Ctrl-C does, so that the journal is left whole."""
-
-    def __enter__(self) -> None:
-        self._previous: Any = None
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, _interrupt)
-
-    def __exit__(self, *exception: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
 
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
