@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from quantkit.convert.progress import Progress
 from quantkit.llama4 import Slab
@@ -60,5 +61,10 @@ def peak_rss_bytes() -> int:
     """Largest resident set of this process so far."""
     import resource
 
+    try:  # Linux's ru_maxrss also counts what the parent held when it forked
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        pass
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
