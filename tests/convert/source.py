@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -38,7 +37,8 @@ Floats = npt.NDArray[np.float32]
 def text_tensors(folder: Path) -> dict[str, Floats]:
     """GGUF name -> float32 values in GGUF's order (rows are output features), of every text tensor but rope_freqs."""
     found: dict[str, Floats] = {}
-    for name, values in raw_tensors(folder).items():
+    experts: dict[str, dict[int, Floats]] = {}
+    for name, values in scaled_tensors(folder).items():
         name = name.removeprefix("language_model.")
         if name in _TOP:
             found[_TOP[name]] = values
@@ -53,9 +53,22 @@ def text_tensors(folder: Path) -> dict[str, Floats]:
             found[block + "ffn_up_exps.weight"] = values[:, :, half:].transpose(0, 2, 1)
         elif rest == "feed_forward.experts.down_proj":
             found[block + "ffn_down_exps.weight"] = values.transpose(0, 2, 1)
+        elif one := re.fullmatch(r"feed_forward\.experts\.(\d+)\.(gate|up|down)_proj\.weight", rest):
+            experts.setdefault(f"{block}ffn_{one[2]}_exps.weight", {})[int(one[1])] = values
         else:
             raise AssertionError(name)
-    return found
+    return found | {name: np.stack([rows[e] for e in range(len(rows))]) for name, rows in experts.items()}
+
+
+def scaled_tensors(folder: Path) -> dict[str, Floats]:
+    """HF name -> float32 values, those of fp8 tensors times their scale."""
+    raw = raw_tensors(folder)
+    scales = {name.removesuffix("_scale"): values for name, values in raw.items() if name.endswith("_scale")}
+    return {
+        name: values * scales[name].reshape(-1, *[1] * (values.ndim - 1)) if name in scales else values
+        for name, values in raw.items()
+        if not name.endswith("_scale")
+    }
 
 
 def raw_tensors(folder: Path) -> dict[str, Floats]:
@@ -67,9 +80,3 @@ def raw_tensors(folder: Path) -> dict[str, Floats]:
                 if not name.startswith(("vision_model.", "multi_modal_projector.")):
                     found[name] = file.get_tensor(name).float().numpy()
     return found
-
-
-def layer_count(folder: Path) -> int:
-    """Of the text model."""
-    config = json.loads((folder / "config.json").read_text())
-    return int(config.get("text_config", config)["num_hidden_layers"])

@@ -226,3 +226,12 @@ def test_a_damaged_journal_is_refused(tiny: Path, tmp_path: Path) -> None:
     journal.write_bytes(b"\n".join([lines[0], b"rubbish", *lines[1:]]) + b"\n")
     with pytest.raises(ResumeError, match="line 2"):
         convert(tiny, out, "q8_0")
+
+
+def test_a_finished_file_that_went_away_is_missed(tiny: Path, tmp_path: Path) -> None:
+    settings = {"types": ["q8_0", "f16"]}
+    code, _ = run(checkpoint=tiny, out=tmp_path / "out-{type}.gguf", die_at_rename=1, **settings)
+    assert code == -signal.SIGKILL
+    (tmp_path / "out-q8_0.gguf").unlink()
+    with pytest.raises(ResumeError, match=r"out-q8_0\.gguf was finished, but it is gone"):
+        convert(tiny, tmp_path / "out-{type}.gguf", **settings)

@@ -77,11 +77,12 @@ def standing(path: Path, fingerprint: dict[str, Any], parts: dict[Path, int]) ->
         ResumeError: it belongs to another source, plan or version (each field that differs is named), or a part lacks
             its journal, or a part has another size than the journal's plan gave it.
     """
+    anew = _start_over(path)
     present = [part for part in parts if part.exists()]
     record = read_record(path)
     if record is None or record.fingerprint is None:
         if present:
-            raise ResumeError(f"{present[0]} exists, but no journal says what is in it", hint=_start_over(path))
+            raise ResumeError(f"{present[0]} exists, but no journal says what is in it", hint=anew)
         return Standing()
     if not present and not record.complete:
         return Standing()  # nothing is left that it could speak for
@@ -92,12 +93,16 @@ def standing(path: Path, fingerprint: dict[str, Any], parts: dict[Path, int]) ->
             hint=f"Run the command with the old settings to go on, or start over: {_start_over(path, lower=True)}",
         )
     if record.complete:
+        for part, n_bytes in parts.items():
+            holder = part if part.exists() else part.with_name(part.name.removesuffix(".part"))
+            if not holder.exists() or holder.stat().st_size != n_bytes:
+                raise ResumeError(f"{path} says that {holder} was finished, but it is gone or another", hint=anew)
         return Standing(resumes=True, complete=True, finished=record.finished)
     for part, n_bytes in parts.items():
         size = part.stat().st_size if part.exists() else None
         if size != n_bytes and record.finished:
             state = "is gone" if size is None else f"has {size} bytes instead of {n_bytes}"
-            raise ResumeError(f"{part} {state}, but {path.name} counts on it", hint=_start_over(path))
+            raise ResumeError(f"{part} {state}, but {path.name} counts on it", hint=anew)
     return Standing(resumes=bool(record.finished), finished=record.finished)
 
 

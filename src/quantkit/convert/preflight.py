@@ -363,7 +363,6 @@ def _fingerprint(
     weightings = sorted({name for work in works for name in work.weighting.values()})
     return {
         "quantkit version": quantkit.__version__,
-        "checkpoint": str(source.root.resolve()),
         **{f"shard {file.name}": _stamp(file) for file in source.files},
         "source fingerprint": source.fingerprint,
         "types": [output.name for output in wanted if output.kind == "model"],
