@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 COLUMNS = 108
+FONTS = "'DejaVu Sans Mono', Menlo, Consolas, ui-monospace, monospace"
 _ERASE = re.compile(r"\r?\x1b\[2K|\x1b\[1A|\x1b\[\?25[lh]|\r(?!\n)")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?) [kMG]?B of (\d+(?:\.\d+)?) [kMG]?B")
 
@@ -69,7 +70,8 @@ def main() -> None:
         console.print()
     svg = console.export_svg(title="quantkit")
     # The picture loads nothing from elsewhere: the font is the reader's own.
-    arguments.svg.write_text(re.sub(r"@font-face \{.*?\}\n?", "", svg, flags=re.DOTALL), encoding="utf-8")
+    svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL).replace("Fira Code, monospace", FONTS)
+    arguments.svg.write_text("\n".join(line.rstrip() for line in svg.splitlines()) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

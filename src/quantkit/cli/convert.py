@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def command(checkpoint: str, out: str | None, as_json: bool, **options: Any) -> None:
     """Convert CHECKPOINT, a Hugging Face folder of a Llama 4 model, to the quantized GGUF file OUT.
 
-    Reads each byte of the checkpoint once and needs a few hundred MB of memory, whatever the size of the model.
+    Reads each byte of the checkpoint once and needs about half a gigabyte of memory, whatever the size of the model.
     Everything that can fail is checked before anything is written. OUT appears under its name only when it is whole;
     when the command is interrupted or killed, the same command goes on from where it stopped.
     """

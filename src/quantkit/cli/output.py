@@ -24,6 +24,7 @@ from quantkit.cli.units import bytes_text, seconds_text
 if TYPE_CHECKING:
     from quantkit.convert import Progress
 
+NAME_WIDTH = 44  # of a tensor beside the bar: its end says more than its beginning
 PIPE_WIDTH = 200  # where there is no terminal nothing is wrapped below this width, so that lines can be grepped
 
 
@@ -93,7 +94,7 @@ def progress() -> Iterator[Callable[[Progress], None]]:
         yield PlainProgress()
         return
     with Bar(
-        TextColumn("{task.fields[tensor]}", table_column=Column(no_wrap=True, max_width=44, min_width=20)),
+        TextColumn("{task.fields[tensor]}", table_column=Column(no_wrap=True, max_width=NAME_WIDTH, min_width=20)),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[amount]}"),
         TextColumn("{task.fields[rate]}"),
@@ -117,7 +118,7 @@ class BarProgress:
             self._task,
             total=report.total_bytes,
             completed=report.done_bytes,
-            tensor=report.tensor,
+            tensor=report.tensor if len(report.tensor) <= NAME_WIDTH else f"…{report.tensor[1 - NAME_WIDTH :]}",
             amount=amount,
             rate=rate,
             remaining=remaining,
