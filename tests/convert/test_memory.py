@@ -1,7 +1,7 @@
 """Memory does not grow with the model: layers of the true shapes, as sparse files of zeros.
 
 A few experts stand for all of them, since experts pass through the same buffers one by one; `tools/memory.py` does
-whole layers (an hour for Maverick's 128 experts).
+whole layers.
 """
 
 from __future__ import annotations

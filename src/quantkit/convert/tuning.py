@@ -26,5 +26,5 @@ class Tuning:
     chunk_bytes: int = 16 * MiB
     chunk_buffers: int = 6
     writers: int = 2
-    sync_bytes: int = 512 * MiB
+    sync_bytes: int = 128 * MiB
     sync_seconds: float = 5.0
