@@ -31,32 +31,47 @@ class AffineBlock {
         } else {
             try_ends<true>(Trials<QMAX>::ENDS, unit);
             const F inverse[1] = {invert(scale_)}, first[1] = {zero - offset_ * inverse[0]};
-            try_codes<true>(first, inverse);
+            try_codes<true, false>(first, inverse);
         }
         store_fit();
-        // The plain candidate is worth a look only where the fit is worse than half a step in every element.
-        const F e = min(encode(), set1(3e38f)), half = range * set1(0.5f / QMAX);
-        const M poor = half * half * sum_w_ < e;
-        if (!any(poor)) return;
-        const F fitted_d = d, fitted_m = m;
-        store_plain();
-        const M worse = poor & (encode() <= e);
-        d = select(worse, d, fitted_d);
-        m = select(worse, m, fitted_m);
-        encode();
+        // The plain candidate is worth a look only where the fit may be worse than half a step in every element. New
+        // codes can but lower the error that these sums tell, give or take their rounding.
+        const F left = min(wyy_ - gain(best_, d, m - low_), set1(3e38f)), half = range * set1(0.5f / QMAX);
+        const M poor = set1(0.99f) * half * half * sum_w_ < left;
+        if (any(poor)) compare_with_plain();
+        const F inverse = invert(d);
+        for (int i = 0; i < N; i++) q[i] = to_int(affine_code<QMAX>(x[i] - m, inverse));
     }
 
   private:
-    // Codes under d and m; their error, exactly that of decoding.
-    F encode() {
+    // Sums over the block under some codes: w q, w q^2, w q y, where y = x - low.
+    struct Codes {
+        F q, qq, qy;
+    };
+
+    // What codes with this scale and offset (from low) take off the error of all zero.
+    F gain(const Codes& c, F scale, F offset) const {
+        const F two = set1(2.0f);
+        return scale * (two * (c.qy - offset * c.q) - scale * c.qq) + offset * (two * wy_ - offset * sum_w_);
+    }
+
+    // Exactly that of decoding.
+    F error() const {
         const F inverse = invert(d);
         F sum = set1(0.0f);
         for (int i = 0; i < N; i++) {
-            const F v = affine_code<QMAX>(x_[i] - m, inverse), e = x_[i] - (d * v + m);
+            const F e = x_[i] - (d * affine_code<QMAX>(x_[i] - m, inverse) + m);
             sum = sum + w_[i] * e * e;
-            q[i] = to_int(v);
         }
         return sum;
+    }
+
+    void compare_with_plain() {
+        const F fitted_d = d, fitted_m = m, e = error();
+        store_plain();
+        const M better = e < error();  // never for an e that is not a number
+        d = select(better, fitted_d, d);
+        m = select(better, fitted_m, m);
     }
 
     // The offset at or just below the smallest element, the largest at the last code.
@@ -70,64 +85,74 @@ class AffineBlock {
     void store_fit() {
         const F zero = set1(0.0f), one = set1(1.0f);
         m = f16_round(low_ + offset_);
-        const M some = zero < wqq_;
-        d = f16_round(select(some, (wqy_ - (m - low_) * wq_) / select(some, wqq_, one), zero));
+        const M some = zero < best_.qq;
+        d = f16_round(select(some, (best_.qy - (m - low_) * best_.q) / select(some, best_.qq, one), zero));
     }
 
     template <bool CLAMP, int K>
     void try_ends(const Ends (&ends)[K], F unit) {
         static_assert(K % 2 == 0, "two at a time");
-        best_ = set1(-1e30f);
         for (int k = 0; k < K; k += 2) {
             const F first[2] = {set1(ends[k].first), set1(ends[k + 1].first)};
             const F inverse[2] = {unit * set1(QMAX - ends[k].first - ends[k].last),
                                   unit * set1(QMAX - ends[k + 1].first - ends[k + 1].last)};
-            try_codes<CLAMP>(first, inverse);
+            if (k == 0)
+                try_codes<CLAMP, true>(first, inverse);
+            else
+                try_codes<CLAMP, false>(first, inverse);
         }
     }
 
-    // y = x - low has the codes round(y * inverse + first). Sums of w, w y, w q, w q^2, w q y give the best line.
-    template <bool CLAMP, int K>
+    // Codes round(y * inverse + first), and the line that suits them best. FIRST: sums that need no codes are due too.
+    template <bool CLAMP, bool FIRST, int K>
     void try_codes(const F (&first)[K], const F (&inverse)[K]) {
-        const F zero = set1(0.0f), one = set1(1.0f), two = set1(2.0f), top = set1(QMAX);
-        F sw = zero, wy = zero, wq[K], wqq[K], wqy[K];
-        for (int k = 0; k < K; k++) wq[k] = wqq[k] = wqy[k] = zero;
+        const F zero = set1(0.0f), one = set1(1.0f), top = set1(QMAX);
+        F sw = zero, wy = zero, wyy = zero;
+        Codes codes[K];
+        for (Codes& c : codes) c = {zero, zero, zero};
         for (int i = 0; i < N; i++) {
             const F y = x_[i] - low_;
-            sw = sw + w_[i];
-            wy = wy + w_[i] * y;
+            if (FIRST) {
+                const F t = w_[i] * y;
+                sw = sw + w_[i];
+                wy = wy + t;
+                wyy = wyy + t * y;
+            }
             for (int k = 0; k < K; k++) {
                 F v = round(y * inverse[k] + first[k]);
                 if (CLAMP) v = max(min(v, top), zero);
                 const F wv = w_[i] * v;
-                wq[k] = wq[k] + wv;
-                wqq[k] = wqq[k] + wv * v;
-                wqy[k] = wqy[k] + wv * y;
+                codes[k].q = codes[k].q + wv;
+                codes[k].qq = codes[k].qq + wv * v;
+                codes[k].qy = codes[k].qy + wv * y;
             }
         }
-        sum_w_ = sw;
-        const F inverse_w = invert(sw), mean = wy * inverse_w;
-        for (int k = 0; k < K; k++) {
-            const F mean_q = wq[k] * inverse_w, den = wqq[k] - wq[k] * mean_q, num = wqy[k] - wq[k] * mean;
-            const M told_apart = wqq[k] * set1(4e-6f) < den;  // else one code, and den is rounding
+        if (FIRST) {
+            sum_w_ = std::is_same_v<W, Ones> ? set1(N) : sw;
+            wy_ = wy;
+            wyy_ = wyy;
+            inverse_w_ = invert(sum_w_);
+            most_ = set1(-1e30f);
+        }
+        for (const Codes& c : codes) {
+            const F mean = wy_ * inverse_w_, mean_q = c.q * inverse_w_;
+            const F den = c.qq - c.q * mean_q, num = c.qy - c.q * mean;
+            const M told_apart = c.qq * set1(4e-6f) < den;  // else one code, and den is rounding
             const F scale = select(told_apart, max(num / select(told_apart, den, one), zero), zero);
-            const F offset = mean - scale * mean_q;
-            const F gain =
-                scale * (two * (wqy[k] - offset * wq[k]) - scale * wqq[k]) + offset * (two * wy - offset * sw);
-            const M better = best_ < gain;
-            best_ = select(better, gain, best_);
+            const F offset = mean - scale * mean_q, g = gain(c, scale, offset);
+            const M better = most_ < g;
+            most_ = select(better, g, most_);
             scale_ = select(better, scale, scale_);
             offset_ = select(better, offset, offset_);
-            wq_ = select(better, wq[k], wq_);
-            wqq_ = select(better, wqq[k], wqq_);
-            wqy_ = select(better, wqy[k], wqy_);
+            best_ = {select(better, c.q, best_.q), select(better, c.qq, best_.qq), select(better, c.qy, best_.qy)};
         }
     }
 
     const Batch<N>& x_;
     const W w_;
-    F low_, high_, sum_w_, best_;
-    F scale_ = set1(0.0f), offset_ = scale_, wq_ = scale_, wqq_ = scale_, wqy_ = scale_;  // of the best trial
+    F low_, high_, sum_w_, inverse_w_, wy_, wyy_, most_;
+    F scale_ = set1(0.0f), offset_ = scale_;  // of the best trial, from low
+    Codes best_ = {scale_, scale_, scale_};
 };
 
 }  // namespace QK_TIER
