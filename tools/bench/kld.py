@@ -1,0 +1,274 @@
+"""What quantization costs: mean KLD to the 16-bit file, quantkit against llama.cpp's own quantizer, type by type.
+
+    python tools/bench/kld.py CHECKPOINT... --texts FOLDER --cache FOLDER [--stage select|report] [--types q4_k_m] [--write]
+
+FOLDER has calibration/*.jsonl and evaluation/*.jsonl with lines {"domain": ..., "text": ...}. Both files of a pair are
+made from the same 16-bit weights, with the same importance matrix or with none, and both are judged by llama.cpp's
+logits. The evaluation texts are cut in two by document: the encoder's weighting is chosen on one half (--stage select),
+the ratios are measured on the other (--stage report). Scores are cached by what is in the file that was scored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.oracle import drift, imatrix, llama  # noqa: E402
+
+import quantkit  # noqa: E402
+from quantkit.checkpoint import open_checkpoint  # noqa: E402
+from quantkit.kernels import FORMATS  # noqa: E402
+from quantkit.recipes import RECIPES  # noqa: E402
+
+N_CTX, CALIBRATION_CTX = 256, 512
+WEIGHTINGS = ("plain", "magnitude")
+JUDGED = 1.03
+DOCUMENT = ROOT / "docs" / "benchmarks" / "kld.md"
+
+
+def documents(folder: Path) -> Iterator[tuple[int, str]]:
+    """(number within its domain, text) of every document."""
+    for file in sorted(folder.glob("*.jsonl")):
+        for number, line in enumerate(file.read_text().splitlines()):
+            yield number, json.loads(line)["text"]
+
+
+def spread(chunks: NDArray[np.int32], n: int) -> NDArray[np.int32]:
+    """At most `n` of the chunks, evenly spaced."""
+    return chunks[np.linspace(0, len(chunks) - 1, min(n, len(chunks))).astype(int)]
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:24]
+
+
+@dataclass
+class Bench:
+    """One checkpoint: its 16-bit file, importance matrix and texts, made when first asked for."""
+
+    checkpoint: Path
+    texts: Path
+    cache: Path
+    half: str  # "selection" or "report"
+    n_chunks: int
+    n_calibration_chunks: int
+
+    @cached_property
+    def folder(self) -> Path:
+        folder = self.cache / self.checkpoint.name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @cached_property
+    def base(self) -> Path:
+        return self.ours("bf16", name="base")
+
+    @cached_property
+    def _bos(self) -> int:
+        return open_checkpoint(self.checkpoint).tokenizer().bos_id
+
+    @cached_property
+    def calibration(self) -> NDArray[np.int32]:
+        texts = (text for _, text in documents(self.texts / "calibration"))
+        return spread(drift.chunked(self.base, texts, CALIBRATION_CTX, self._bos), self.n_calibration_chunks)
+
+    @cached_property
+    def evaluation(self) -> NDArray[np.int32]:
+        parity = 0 if self.half == "selection" else 1
+        texts = (text for number, text in documents(self.texts / "evaluation") if number % 2 == parity)
+        return spread(drift.chunked(self.base, texts, N_CTX, self._bos), self.n_chunks)
+
+    @cached_property
+    def entries(self) -> dict[str, imatrix.Entry]:
+        return imatrix.collect(self.base, self.calibration)
+
+    @cached_property
+    def imatrix(self) -> Path:
+        chunks = self.calibration
+        return imatrix.write(
+            self.folder / "imatrix.gguf",
+            self.entries,
+            dataset=self.texts.name,
+            n_chunks=len(chunks),
+            chunk_size=CALIBRATION_CTX,
+        )
+
+    @cached_property
+    def _key(self) -> str:
+        return digest(self.base.read_bytes() + self.evaluation.tobytes())
+
+    @cached_property
+    def reference(self) -> NDArray[np.float32]:
+        """Log-probabilities of the 16-bit file, on disk: they are the largest thing here."""
+        path = self.folder / f"reference-{self._key}.npy"
+        if not path.exists():
+            with llama.Model(self.base, vocab_only=True) as model:
+                shape = (len(self.evaluation), drift.n_scored(N_CTX), model.n_vocab)
+            part = path.with_suffix(".part")
+            out = np.lib.format.open_memmap(part, "w+", np.float32, shape)
+            drift.log_probabilities(self.base, self.evaluation, out)
+            out.flush()
+            part.rename(path)
+        return np.load(path, mmap_mode="r")
+
+    def ours(
+        self, recipe: str, *, name: str, importance: bool = False, weighting: str | None = None, pure: bool = False
+    ) -> Path:
+        path = self.folder / f"{name}-{self.half}.gguf"
+        quantkit.convert(
+            self.checkpoint,
+            path,
+            [recipe],
+            imatrix=self.imatrix if importance else None,
+            weighting=weighting,
+            pure=pure,
+            threads=1,
+            force=True,
+        )
+        return path
+
+    def theirs(self, recipe: str, *, importance: bool) -> Path:
+        return llama.quantize(
+            self.base,
+            self.folder / f"theirs-{self.half}.gguf",
+            RECIPES[recipe].ftype,
+            importance=imatrix.importance(self.entries) if importance else None,
+        )
+
+    def scores(self, path: Path) -> drift.Scores:
+        """Scores of a file, from the cache when the same bytes have been scored on the same text before."""
+        kept = self.folder / f"scores-{self._key}-{digest(path.read_bytes())}.npz"
+        if not kept.exists():
+            scores = drift.score(path, self.evaluation, self.reference)
+            np.savez(kept, kld=scores.kld, surprise=scores.surprise)
+        stored = np.load(kept)
+        return drift.Scores(stored["kld"], stored["surprise"])
+
+
+def with_error(value: tuple[float, float]) -> str:
+    return f"{value[0]:.3f} ± {value[1]:.3f}"
+
+
+def select(benches: Sequence[Bench], formats: Sequence[str]) -> list[str]:
+    """KLD with the one weighting over KLD with the other, every matrix in one format (--pure)."""
+    names = [bench.checkpoint.name for bench in benches]
+    lines = [f"| format | imatrix | {' | '.join(names)} | better |", f"| --- | --- |{' ---: |' * len(names)} --- |"]
+    print(*lines, sep="\n", flush=True)
+    for recipe in formats:
+        for importance in (False, True):
+            ratios = []
+            for bench in benches:
+                klds = [
+                    bench.scores(
+                        bench.ours(recipe, name="ours", importance=importance, weighting=weighting, pure=True)
+                    ).kld
+                    for weighting in WEIGHTINGS
+                ]
+                ratios.append(drift.ratio(klds[1:], klds[:1]))
+            mean, error = combined(ratios)
+            better = "either" if abs(mean) < 2 * error or mean == 0 else WEIGHTINGS[mean < 0]
+            cells = " | ".join(map(with_error, ratios))
+            line = f"| {RECIPES[recipe].default_type} | {'yes' if importance else 'no'} | {cells} | {better} |"
+            print(line, flush=True)
+            lines.append(line)
+    return lines
+
+
+def combined(ratios: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Mean of the logarithms of the ratios, and its standard error."""
+    mean = sum(math.log(ratio) for ratio, _ in ratios) / len(ratios)
+    return mean, math.sqrt(sum((error / ratio) ** 2 for ratio, error in ratios)) / len(ratios)
+
+
+def report(bench: Bench, recipes: Sequence[str]) -> list[str]:
+    """Ours over theirs, as shipped."""
+    lines = [
+        "| type | imatrix | KLD llama.cpp | KLD quantkit | ratio | perplexity llama.cpp | perplexity quantkit |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    print(*lines, sep="\n", flush=True)
+    for recipe in recipes:
+        for importance in (False, True):
+            theirs = bench.scores(bench.theirs(recipe, importance=importance))
+            ours = bench.scores(bench.ours(recipe, name="ours", importance=importance))
+            ratio = drift.ratio([ours.kld], [theirs.kld])
+            line = (
+                f"| {recipe} | {'yes' if importance else 'no'} | {theirs.mean_kld:.5f} | {ours.mean_kld:.5f} "
+                f"| {with_error(ratio)}{' **over**' if ratio[0] > JUDGED else ''} "
+                f"| {theirs.perplexity:.3f} | {ours.perplexity:.3f} |"
+            )
+            print(line, flush=True)
+            lines.append(line)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", type=Path, nargs="+")
+    parser.add_argument("--texts", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True, help="files and scores are kept here (a few GB)")
+    parser.add_argument("--stage", choices=("select", "report", "both"), default="both")
+    parser.add_argument("--types", help="comma-separated recipes (default: all that quantize)")
+    parser.add_argument("--chunks", type=int, default=240, help="evaluation chunks of 256 tokens in each half")
+    parser.add_argument("--calibration-chunks", type=int, default=128, help="of 512 tokens")
+    parser.add_argument("--write", action="store_true", help=f"write {DOCUMENT.relative_to(ROOT)}")
+    args = parser.parse_args()
+    lossy = [name for name, recipe in RECIPES.items() if FORMATS[recipe.default_type].block_size > 1]
+    recipes = args.types.split(",") if args.types else lossy
+    benches = {
+        half: [
+            Bench(checkpoint.resolve(), args.texts, args.cache, half, args.chunks, args.calibration_chunks)
+            for checkpoint in args.checkpoints
+        ]
+        for half in ("selection", "report")
+    }
+    text = [
+        "# Drift against llama.cpp's quantizer",
+        "",
+        "Written by `tools/bench/kld.py`. Mean KLD in nats to the BF16 file that both sides are made from, by the logits",
+        f"of llama.cpp (llama-cpp-python {version('llama-cpp-python')}), context {N_CTX}, second half of each chunk",
+        "scored. ± is one standard error of the paired ratio, clustered by chunk. Ratios below 1: quantkit drifts less.",
+        "Perplexity of models this small hides damage; it is printed for completeness.",
+    ]
+    if args.stage != "report":
+        by_type = {RECIPES[name].default_type: name for name in reversed(recipes)}
+        text += [
+            "",
+            "## Which weights reach the encoder",
+            "",
+            "KLD with ggml's magnitude weighting over KLD with plain weights, every matrix in the one format, on the half",
+            "of the evaluation documents that the tables below do not use. `convert/weighting.py` follows the last column.",
+            "",
+            *select(benches["selection"], list(reversed(by_type.values()))),
+        ]
+    if args.stage != "select":
+        for bench in benches["report"]:
+            n_tokens = len(bench.evaluation) * drift.n_scored(N_CTX)
+            text += [
+                "",
+                f"## {bench.checkpoint.name}",
+                "",
+                f"{n_tokens:,} scored tokens; importance from {bench.calibration.size:,} tokens of other text.",
+                "",
+                *report(bench, recipes),
+            ]
+    if args.write:
+        DOCUMENT.write_text("\n".join(text) + "\n")
+
+
+if __name__ == "__main__":
+    main()
