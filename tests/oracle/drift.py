@@ -51,7 +51,7 @@ def log_probabilities(path: Path, chunks: NDArray[np.int32], out: NDArray[np.flo
     n_ctx = chunks.shape[1]
     with Model(path, n_ctx=n_ctx) as model:
         for row, chunk in zip(out, chunks, strict=True):
-            row[:] = log_softmax(model.logits(chunk)[n_ctx // 2 : -1])
+            row[:] = log_softmax(model.logits(chunk[:-1], last=n_scored(n_ctx)))
 
 
 def n_scored(n_ctx: int) -> int:
@@ -66,7 +66,7 @@ def score(path: Path, chunks: NDArray[np.int32], reference: NDArray[np.float32])
     with Model(path, n_ctx=n_ctx) as model:
         for chunk, row in zip(chunks, reference, strict=True):
             base = row.astype(np.float64)
-            own = log_softmax(model.logits(chunk)[n_ctx // 2 : -1])
+            own = log_softmax(model.logits(chunk[:-1], last=n_scored(n_ctx)))
             kld.append((np.exp(base) * (base - own)).sum(-1))
             following = chunk[n_ctx // 2 + 1 :, None]
             surprise.append(-np.take_along_axis(own, following, axis=-1)[:, 0])

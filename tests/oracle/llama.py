@@ -104,10 +104,10 @@ class Model:
         assert self._model is not None
         return self._model
 
-    def logits(self, tokens: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float32]:
-        """Logits (n, vocab) after each of `tokens` (n,)."""
+    def logits(self, tokens: Sequence[int] | NDArray[np.integer], *, last: int | None = None) -> NDArray[np.float32]:
+        """Logits (n, vocab) after each of `tokens` (n,), or only after the `last` of them (last, vocab)."""
         self._forget()
-        return self._decode(np.asarray(tokens, dtype=np.int32), 0, n_out=len(tokens))
+        return self._decode(np.asarray(tokens, dtype=np.int32), 0, n_out=len(tokens) if last is None else last)
 
     def generate(self, tokens: Sequence[int], n_tokens: int) -> list[int]:
         """The `n_tokens` likeliest tokens after `tokens`, one at a time by KV cache; end tokens do not stop it."""

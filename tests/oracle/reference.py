@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModelForCausalLM, Llama4ForConditionalGeneration
 
+torch.set_num_threads(1)  # more spin at every operation of so small a model
+
 
 class Reference:
     """A checkpoint folder loaded by transformers."""

@@ -1,6 +1,6 @@
 """What quantization costs: mean KLD to the 16-bit file, quantkit against llama.cpp's own quantizer, type by type.
 
-    python tools/bench/kld.py CHECKPOINT... --texts FOLDER --cache FOLDER [--stage select|report] [--types q4_k_m] [--write]
+    python tools/bench/kld.py CHECKPOINT... --texts FOLDER --cache FOLDER [--stage select] [--types q4_k_m] [--write]
 
 FOLDER has calibration/*.jsonl and evaluation/*.jsonl with lines {"domain": ..., "text": ...}. Both files of a pair are
 made from the same 16-bit weights, with the same importance matrix or with none, and both are judged by llama.cpp's
@@ -31,12 +31,24 @@ from tests.oracle import drift, imatrix, llama  # noqa: E402
 
 import quantkit  # noqa: E402
 from quantkit.checkpoint import open_checkpoint  # noqa: E402
-from quantkit.kernels import FORMATS  # noqa: E402
 from quantkit.recipes import RECIPES  # noqa: E402
 
 N_CTX, CALIBRATION_CTX = 256, 512
 WEIGHTINGS = ("plain", "magnitude")
 JUDGED = 1.03
+INTRODUCTION = """\
+# Drift against llama.cpp's quantizer
+
+Written by `tools/bench/kld.py`. Mean KLD in nats to the BF16 file that both sides are made from, by the logits of
+llama.cpp (llama-cpp-python {version}), context {n_ctx}, second half of each chunk scored. ± is one standard error of
+the paired ratio, clustered by chunk. Below 1 quantkit drifts less. Perplexity of models this small hides damage;
+it is printed for completeness."""
+SELECTION = """\
+## Which weights reach the encoder
+
+KLD with ggml's magnitude weighting over KLD with plain weights, every matrix in the one format, on the half of the
+evaluation documents that the tables below do not use. `convert/weighting.py` follows the last column.
+"""
 DOCUMENT = ROOT / "docs" / "benchmarks" / "kld.md"
 
 
@@ -163,13 +175,13 @@ def with_error(value: tuple[float, float]) -> str:
     return f"{value[0]:.3f} ± {value[1]:.3f}"
 
 
-def select(benches: Sequence[Bench], formats: Sequence[str]) -> list[str]:
+def select(benches: Sequence[Bench], formats: Sequence[str], with_importance: Sequence[bool]) -> list[str]:
     """KLD with the one weighting over KLD with the other, every matrix in one format (--pure)."""
     names = [bench.checkpoint.name for bench in benches]
     lines = [f"| format | imatrix | {' | '.join(names)} | better |", f"| --- | --- |{' ---: |' * len(names)} --- |"]
     print(*lines, sep="\n", flush=True)
     for recipe in formats:
-        for importance in (False, True):
+        for importance in with_importance:
             ratios = []
             for bench in benches:
                 klds = [
@@ -194,7 +206,7 @@ def combined(ratios: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return mean, math.sqrt(sum((error / ratio) ** 2 for ratio, error in ratios)) / len(ratios)
 
 
-def report(bench: Bench, recipes: Sequence[str]) -> list[str]:
+def report(bench: Bench, recipes: Sequence[str], with_importance: Sequence[bool]) -> list[str]:
     """Ours over theirs, as shipped."""
     lines = [
         "| type | imatrix | KLD llama.cpp | KLD quantkit | ratio | perplexity llama.cpp | perplexity quantkit |",
@@ -202,7 +214,7 @@ def report(bench: Bench, recipes: Sequence[str]) -> list[str]:
     ]
     print(*lines, sep="\n", flush=True)
     for recipe in recipes:
-        for importance in (False, True):
+        for importance in with_importance:
             theirs = bench.scores(bench.theirs(recipe, importance=importance))
             ours = bench.scores(bench.ours(recipe, name="ours", importance=importance))
             ratio = drift.ratio([ours.kld], [theirs.kld])
@@ -223,12 +235,16 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True, help="files and scores are kept here (a few GB)")
     parser.add_argument("--stage", choices=("select", "report", "both"), default="both")
     parser.add_argument("--types", help="comma-separated recipes (default: all that quantize)")
+    parser.add_argument("--imatrix", choices=("no", "yes", "both"), default="both")
     parser.add_argument("--chunks", type=int, default=240, help="evaluation chunks of 256 tokens in each half")
     parser.add_argument("--calibration-chunks", type=int, default=128, help="of 512 tokens")
     parser.add_argument("--write", action="store_true", help=f"write {DOCUMENT.relative_to(ROOT)}")
     args = parser.parse_args()
-    lossy = [name for name, recipe in RECIPES.items() if FORMATS[recipe.default_type].block_size > 1]
+    lossy = [name for name in RECIPES if name not in ("f32", "f16", "bf16")]
     recipes = args.types.split(",") if args.types else lossy
+    with_importance = [
+        importance for importance in (False, True) if args.imatrix in (("no", "yes")[importance], "both")
+    ]
     benches = {
         half: [
             Bench(checkpoint.resolve(), args.texts, args.cache, half, args.chunks, args.calibration_chunks)
@@ -236,24 +252,13 @@ def main() -> None:
         ]
         for half in ("selection", "report")
     }
-    text = [
-        "# Drift against llama.cpp's quantizer",
-        "",
-        "Written by `tools/bench/kld.py`. Mean KLD in nats to the BF16 file that both sides are made from, by the logits",
-        f"of llama.cpp (llama-cpp-python {version('llama-cpp-python')}), context {N_CTX}, second half of each chunk",
-        "scored. ± is one standard error of the paired ratio, clustered by chunk. Ratios below 1: quantkit drifts less.",
-        "Perplexity of models this small hides damage; it is printed for completeness.",
-    ]
+    text = [INTRODUCTION.format(version=version("llama-cpp-python"), n_ctx=N_CTX)]
     if args.stage != "report":
         by_type = {RECIPES[name].default_type: name for name in reversed(recipes)}
         text += [
             "",
-            "## Which weights reach the encoder",
-            "",
-            "KLD with ggml's magnitude weighting over KLD with plain weights, every matrix in the one format, on the half",
-            "of the evaluation documents that the tables below do not use. `convert/weighting.py` follows the last column.",
-            "",
-            *select(benches["selection"], list(reversed(by_type.values()))),
+            SELECTION,
+            *select(benches["selection"], list(reversed(by_type.values())), with_importance),
         ]
     if args.stage != "select":
         for bench in benches["report"]:
@@ -264,7 +269,7 @@ def main() -> None:
                 "",
                 f"{n_tokens:,} scored tokens; importance from {bench.calibration.size:,} tokens of other text.",
                 "",
-                *report(bench, recipes),
+                *report(bench, recipes, with_importance),
             ]
     if args.write:
         DOCUMENT.write_text("\n".join(text) + "\n")
