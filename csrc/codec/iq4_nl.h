@@ -8,14 +8,24 @@ namespace QK_TIER {
 
 struct iq4_nl {
     static constexpr int N = 32, BYTES = 18;
+    using Grid = Nonlinear;
+
+    static F search(const Batch<N>& x, Ones w) {
+        static constexpr float STEPS[] = {-142, -137, -133,   -129.5f, -125.5f, -120.5f,
+                                          -109, -103, 107.5f, 113,     117.5f,  123};
+        return search_scale<Grid>(x, w, STEPS);
+    }
+    static F search(const Batch<N>& x, Given w) {
+        static constexpr float STEPS[] = {-179, -157.5f, -148.5f, -142, -137,   -132, -128, -124.5f, -119.5f, -109,
+                                          -103, -85,     91.5f,   105,  110.5f, 115,  120,  126.5f,  135.5f,  151.5f};
+        return search_scale<Grid>(x, w, STEPS);
+    }
 
     template <class W>
     static void encode(const Batch<N>& x, W w, uint8_t* const* out) {
-        static constexpr float STEPS[] = {-127, -121, -115, -109, -103, -133, -140, -97,
-                                          113,  108,  103,  119,  98,   125,  131,  93};
-        const F d = search_scale<Nonlinear>(x, w, STEPS);
+        const F d = search(x, w);
         I q[N];
-        find_codes<Nonlinear>(x, d, q);
+        find_codes<Grid>(x, d, q);
         store_u16(f16_bits(d), out, 0);
         store_nibbles(q, out, 2);
     }
@@ -23,8 +33,8 @@ struct iq4_nl {
     static void decode(const uint8_t* in, float* out) {
         const float d = f16_to_f32(read_u16(in));
         for (int i = 0; i < 16; i++) {
-            out[i] = d * Nonlinear::VALUES[in[2 + i] & 15];
-            out[i + 16] = d * Nonlinear::VALUES[in[2 + i] >> 4];
+            out[i] = d * Grid::VALUES[in[2 + i] & 15];
+            out[i + 16] = d * Grid::VALUES[in[2 + i] >> 4];
         }
     }
 };

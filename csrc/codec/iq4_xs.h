@@ -10,12 +10,22 @@ struct iq4_xs {
     static constexpr int N = 256, BYTES = 136;
     using Search = SuperBlock<Nonlinear, 8, -32, 31>;
 
+    static Search search(const Batch<N>& x, Ones w) {
+        static constexpr float STEPS[] = {-142, -137, -133,   -129.5f, -125.5f, -120.5f,
+                                          -109, -103, 107.5f, 113,     117.5f,  123};
+        static constexpr float DIVISORS[] = {-36, -34, -32, -31, -30, -29, -28, -27, -26, -25, -24, -22};
+        return Search::run(x, w, STEPS, DIVISORS, 1);
+    }
+    static Search search(const Batch<N>& x, Given w) {
+        static constexpr float STEPS[] = {-178, -156,  -145,   -137, -132, -127,   -120.5f, -109,
+                                          -103, 91.5f, 107.5f, 114,  120,  126.5f, 135.5f,  151.5f};
+        static constexpr float DIVISORS[] = {-36, -34, -32, -31, -30, -29, -28, -27, -26, -25, -24, -22};
+        return Search::run(x, w, STEPS, DIVISORS, 2);
+    }
+
     template <class W>
     static void encode(const Batch<N>& x, W w, uint8_t* const* out) {
-        static constexpr float STEPS[] = {-127, -121, -115, -109, -103, -133, -140, -97,
-                                          113,  108,  103,  119,  98,   125,  131,  93};
-        static constexpr float SPREADS[] = {1.0f / -32, 1.0f / 31, 1.0f / -28};
-        const Search found = Search::search(x, w, STEPS, SPREADS, 1);
+        const Search found = search(x, w);
         I q[N], byte[128], high = set1i(0), low[4];
         for (int j = 7; j >= 0; j--) {
             const I s = to_int(found.scale[j] + set1(32.0f)), nibble = s & set1i(15);

@@ -18,9 +18,13 @@ F better_of(const Batch<N>& x, W w, F a, F b) {
 // better.
 template <class Grid, int N, class W, int STEPS>
 F search_scale(const Batch<N>& x, W w, const float (&steps)[STEPS]) {
-    const F extreme = find_extreme<N>(x, 0);
+    F high = x[0];
+    for (int i = 1; i < N; i++) high = max(high, x[i]);
+    const F extreme = select(high == x.max_abs, high, set1(0.0f) - x.max_abs);  // the largest magnitude with its sign
     const F plain = f16_round(extreme * set1(1.0f / Grid::LOW));
-    return better_of<Grid>(x, w, plain, f16_round(scan<Grid, N>(x, w, 0, extreme, steps)));
+    Fit fits[STEPS];
+    scan<Grid, N>(x, w, 0, extreme, steps, fits);
+    return better_of<Grid>(x, w, plain, f16_round(best_scale(fits)));
 }
 
 template <class Grid, int N>

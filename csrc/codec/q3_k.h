@@ -12,11 +12,21 @@ struct q3_k {
     static constexpr int N = 256, BYTES = 110;
     using Search = SuperBlock<Uniform<4>, 16, -32, 31>;
 
+    static Search search(const Batch<N>& x, Ones w) {
+        static constexpr float STEPS[] = {-4.8f, -4.5f, -4.2f, -3.95f, -3.7f, -3.15f};
+        static constexpr float DIVISORS[] = {-36, -34, -32, -30, -28, -26, -24, -22};
+        return Search::run(x, w, STEPS, DIVISORS, 1);
+    }
+    static Search search(const Batch<N>& x, Given w) {
+        static constexpr float STEPS[] = {-7,    -5.8f,  -5.1f,  -4.55f, -4.15f, -3.85f,
+                                          -3.3f, -2.95f, -2.15f, 4,      4.6f,   5.35f};
+        static constexpr float DIVISORS[] = {-36, -34, -32, -30, -28, -26, -24, -22};
+        return Search::run(x, w, STEPS, DIVISORS, 2);
+    }
+
     template <class W>
     static void encode(const Batch<N>& x, W w, uint8_t* const* out) {
-        static constexpr float STEPS[] = {-4, -4.4f, -3.6f, -3.2f, -2.8f, 3, 3.3f, 3.6f, 2.7f, 2.4f};
-        static constexpr float SPREADS[] = {1.0f / -32, 1.0f / 31, 1.0f / -28};
-        const Search found = Search::search(x, w, STEPS, SPREADS, 1);
+        const Search found = search(x, w);
         I q[N], byte[64];
         found.codes(x, q);
         for (int l = 0; l < 32; l++) {

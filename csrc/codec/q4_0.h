@@ -10,10 +10,19 @@ struct q4_0 {
     static constexpr int N = 32, BYTES = 18;
     using Grid = Uniform<8>;
 
+    static F search(const Batch<N>& x, Ones w) {
+        static constexpr float STEPS[] = {-8.5f, -8, -7.3f};
+        return search_scale<Grid>(x, w, STEPS);
+    }
+    static F search(const Batch<N>& x, Given w) {
+        static constexpr float STEPS[] = {-12.15f, -11,    -10.3f, -9.75f, -9.45f, -9.1f, -8.8f, -8.5f, -8.25f, -8,
+                                          -7.75f,  -7.35f, -7.1f,  -6.8f,  -6.15f, -5.3f, 8.1f,  8.55f, 9.2f,   11.1f};
+        return search_scale<Grid>(x, w, STEPS);
+    }
+
     template <class W>
     static void encode(const Batch<N>& x, W w, uint8_t* const* out) {
-        static constexpr float STEPS[] = {-8, -7.55f, -7.1f, -8.45f, 7, 7.4f, 6.6f, 7.8f};
-        const F d = search_scale<Grid>(x, w, STEPS);
+        const F d = search(x, w);
         I q[N];
         find_codes<Grid>(x, d, q);
         store_u16(f16_bits(d), out, 0);

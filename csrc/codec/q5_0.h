@@ -10,10 +10,20 @@ struct q5_0 {
     static constexpr int N = 32, BYTES = 22;
     using Grid = Uniform<16>;
 
+    static F search(const Batch<N>& x, Ones w) {
+        static constexpr float STEPS[] = {-16.7f, -16.4f, -16.1f, -15.75f, -15.05f, -14.1f};
+        return search_scale<Grid>(x, w, STEPS);
+    }
+    static F search(const Batch<N>& x, Given w) {
+        static constexpr float STEPS[] = {-18.4f, -17.9f, -17.5f, -17.2f, -16.8f, -16.5f, -16.2f, -16,
+                                          -15.7f, -15.4f, -15.2f, -15,    -14.7f, -14.3f, -14,    -13.7f,
+                                          -13.2f, -12.8f, -12.2f, -11.8f, -10.9f, 16.2f,  16.8f,  17.9f};
+        return search_scale<Grid>(x, w, STEPS);
+    }
+
     template <class W>
     static void encode(const Batch<N>& x, W w, uint8_t* const* out) {
-        static constexpr float STEPS[] = {-16, -15.6f, -15.2f, -16.4f, 15, 15.4f, 14.6f, 15.8f};
-        const F d = search_scale<Grid>(x, w, STEPS);
+        const F d = search(x, w);
         I q[N], nibble[N], high = set1i(0);
         find_codes<Grid>(x, d, q);
         for (int i = N - 1; i >= 0; i--) {

@@ -11,11 +11,22 @@ struct q6_k {
     static constexpr int N = 256, BYTES = 210;
     using Search = SuperBlock<Uniform<32>, 16, -128, 127>;
 
+    static Search search(const Batch<N>& x, Ones w) {
+        static constexpr float STEPS[] = {-32.5f, -32.1f, -31.8f, -31.35f, -31, -30.75f,
+                                          -30.2f, -29.8f, -29.1f, -28.8f,  -28, -27.2f};
+        static constexpr float DIVISORS[] = {-120, -116, -110, -104};
+        return Search::run(x, w, STEPS, DIVISORS, 1);
+    }
+    static Search search(const Batch<N>& x, Given w) {
+        static constexpr float STEPS[] = {-33.4f, -32.65f, -32.15f, -31.85f, -31.2f, -30.9f, -30.25f, -29.75f,
+                                          -29,    -28,     -27,     -26.1f,  -25,    -24,    -23,     -21};
+        static constexpr float DIVISORS[] = {-120, -116, -110, -104};
+        return Search::run(x, w, STEPS, DIVISORS, 1);
+    }
+
     template <class W>
     static void encode(const Batch<N>& x, W w, uint8_t* const* out) {
-        static constexpr float STEPS[] = {-32, -32.5f, -31.5f, -33.f, 31, 30.5f, 31.5f, -31};
-        static constexpr float SPREADS[] = {1.0f / -128, 1.0f / -120};
-        const Search found = Search::search(x, w, STEPS, SPREADS, 1);
+        const Search found = search(x, w);
         I q[N], byte[128];
         found.codes(x, q);
         const I nibble = set1i(15);

@@ -37,40 +37,47 @@ void measure_errors(const Batch<N>& x, W w, int first, const F (&scale)[K], F (&
         }
 }
 
-// The least-squares scale of the codes that a scale gives, and how much of sum w x^2 it explains.
+// What a set of codes sums to: w x v, w v^2, and the least-squares scale.
 struct Fit {
-    F xv, vv;  // sum w x v, sum w v^2
-    F scale() const { return xv / select(set1(0.0f) < vv, vv, set1(1.0f)); }
-    F merit() const { return xv * scale(); }
+    F xv, vv, scale;
 };
 
 template <class Grid, int LEN, int K, int N, class W>
 void fit(const Batch<N>& x, W w, int first, const F (&inverse)[K], Fit (&fits)[K]) {
-    for (int k = 0; k < K; k++) fits[k] = {set1(0.0f), set1(0.0f)};
+    for (int k = 0; k < K; k++) fits[k].xv = fits[k].vv = set1(0.0f);
     for (int i = first; i < first + LEN; i++)
         for (int k = 0; k < K; k++) {
             const F v = Grid::nearest(x[i] * inverse[k]), wv = w[i] * v;
             fits[k].xv = fits[k].xv + wv * x[i];
             fits[k].vv = fits[k].vv + wv * v;
         }
+    for (Fit& f : fits) f.scale = f.xv / select(set1(0.0f) < f.vv, f.vv, set1(1.0f));
 }
 
-// The float scale of greatest merit among `steps`: each puts the extreme at that value of the grid.
+// What the codes sum to at each of `steps`: where on the grid the extreme lands.
 template <class Grid, int LEN, int N, class W, int STEPS>
-F scan(const Batch<N>& x, W w, int first, F extreme, const float (&steps)[STEPS]) {
-    static_assert(STEPS % 2 == 0, "two at a time");
+void scan(const Batch<N>& x, W w, int first, F extreme, const float (&steps)[STEPS], Fit (&fits)[STEPS]) {
+    constexpr int K = STEPS % 3 ? 2 : 3;  // at a time: their sums have to stay in registers
+    static_assert(STEPS % K == 0, "a multiple of two or three");
     const F unit = invert(extreme);
-    F best = set1(0.0f), best_merit = set1(-1.0f);
-    for (int s = 0; s < STEPS; s += 2) {
-        const F inverse[2] = {unit * set1(steps[s]), unit * set1(steps[s + 1])};
-        Fit fits[2];
-        fit<Grid, LEN>(x, w, first, inverse, fits);
-        for (const Fit& f : fits) {
-            const F merit = f.merit();
-            const M better = best_merit < merit;
-            best_merit = select(better, merit, best_merit);
-            best = select(better, f.scale(), best);
-        }
+    for (int s = 0; s < STEPS; s += K) {
+        F inverse[K];
+        Fit some[K];
+        for (int k = 0; k < K; k++) inverse[k] = unit * set1(steps[s + k]);
+        fit<Grid, LEN>(x, w, first, inverse, some);
+        for (int k = 0; k < K; k++) fits[s + k] = some[k];
+    }
+}
+
+// The least-squares scale of the step whose codes explain most.
+template <int STEPS>
+F best_scale(const Fit (&fits)[STEPS]) {
+    F best = set1(0.0f), most = set1(-1.0f);
+    for (const Fit& f : fits) {
+        const F gain = f.scale * f.xv;
+        const M better = most < gain;
+        most = select(better, gain, most);
+        best = select(better, f.scale, best);
     }
     return best;
 }

@@ -1,4 +1,12 @@
 // A super-block: 256 elements, an f16 d, and an integer scale LOW .. HIGH for each of SUBS sub-blocks; x = d * s * v.
+//
+// 1. Each sub-block: codes at several steps, and what they sum to. From these sums alone follows how much of sum w x^2
+// any
+//    scale of those codes explains.
+// 2. d: several are tried on the sums; each takes, in every sub-block, the step and the integer scale that explain
+// most.
+// 3. d fitted by least squares to all codes, then each integer scale and its neighbours under it, by actual errors.
+// The plain candidate and each of these compete by their actual errors, as decoding would give them.
 #pragma once
 #include "codec/search.h"
 
@@ -10,28 +18,113 @@ struct SuperBlock {
     static constexpr int N = 256, LEN = N / SUBS;
     F d, scale[SUBS], error;
 
-    static F clamp(F s) { return max(min(s, set1(HIGH)), set1(LOW)); }
+    // `steps` are where on the grid a sub-block's extreme may land, `divisors` where on the integers the widest scale
+    // may land: LOW and LOW in the plain candidate.
+    template <class W, int STEPS, int DIVISORS>
+    static SuperBlock run(const Batch<N>& x, W w, const float (&steps)[STEPS], const float (&divisors)[DIVISORS],
+                          int refits) {
+        F extreme[SUBS], scale[SUBS];
+        Fit fits[SUBS][STEPS];
+        for (int j = 0; j < SUBS; j++) {
+            extreme[j] = find_extreme<LEN>(x, j * LEN);
+            scan<Grid, LEN>(x, w, j * LEN, extreme[j], steps, fits[j]);
+            scale[j] = best_scale(fits[j]);
+            extreme[j] = extreme[j] * set1(1.0f / Grid::LOW);
+        }
+        SuperBlock best, other;
+        best.begin(f16_round(find_widest(extreme) * set1(1.0f / LOW)));
+        const F inverse = invert(best.d);
+        for (int j = 0; j < SUBS; j++) {
+            const F plain[1] = {whole(extreme[j] * inverse)};
+            best.consider(x, w, j, plain);
+        }
+        const F widest = find_widest(scale);
+        F most = set1(-1.0f), d = best.d;
+        for (float divisor : divisors) {
+            other.begin(f16_round(widest * set1(1.0f / divisor)));
+            const F gain = other.explain(fits);
+            const M better = most < gain;
+            most = select(better, gain, most);
+            d = select(better, other.d, d);
+        }
+        other.begin(d);
+        other.explain(fits);
+        other.adjust<0>(x, w, d, other);
+        best.take(other);
+        for (int k = 0; k < refits; k++) {
+            other.adjust<1>(x, w, best.refit(x, w), best);
+            best.take(other);
+        }
+        return best;
+    }
 
-    // Under d the integer scale nearest to each float scale, or a neighbour of it: whichever has the smallest error.
-    template <class W>
-    void choose(const Batch<N>& x, W w, F stored, const F (&wanted)[SUBS]) {
+    void codes(const Batch<N>& x, I (&q)[N]) const {
+        for (int j = 0; j < SUBS; j++) {
+            const F inverse = invert(d * scale[j]);
+            for (int i = j * LEN; i < (j + 1) * LEN; i++) q[i] = Grid::code(x[i] * inverse);
+        }
+    }
+
+  private:
+    static F whole(F s) { return max(min(round(s), set1(HIGH)), set1(LOW)); }
+
+    static F find_widest(const F (&scales)[SUBS]) {
+        F widest = scales[0];
+        for (const F& s : scales) widest = select(abs(widest) < abs(s), s, widest);
+        return widest;
+    }
+
+    void begin(F stored) {
         d = stored;
         error = set1(0.0f);
+    }
+
+    // Adds the smallest error of sub-block j among the integer scales s.
+    template <class W, int K>
+    void consider(const Batch<N>& x, W w, int j, const F (&s)[K]) {
+        F scales[K], e[K];
+        for (int k = 0; k < K; k++) scales[k] = d * s[k];
+        measure_errors<Grid, LEN>(x, w, j * LEN, scales, e);
+        scale[j] = s[0];
+        F least = e[0];
+        for (int k = 1; k < K; k++) {
+            const M better = e[k] < least;
+            scale[j] = select(better, s[k], scale[j]);
+            least = select(better, e[k], least);
+        }
+        error = error + least;
+    }
+
+    // Chooses scales under d by the sums of the steps' codes; returns how much of sum w x^2 they explain.
+    template <int STEPS>
+    F explain(const Fit (&fits)[SUBS][STEPS]) {
         const F inverse = invert(d);
+        F sum = set1(0.0f);
         for (int j = 0; j < SUBS; j++) {
-            const F middle = clamp(round(wanted[j] * inverse));
-            const F s[3] = {middle, clamp(middle - set1(1.0f)), clamp(middle + set1(1.0f))};
-            const F scales[3] = {d * s[0], d * s[1], d * s[2]};
-            F e[3];
-            measure_errors<Grid, LEN>(x, w, j * LEN, scales, e);
-            F best = e[0];
-            scale[j] = s[0];
-            for (int k = 1; k < 3; k++) {
-                const M better = e[k] < best;
-                scale[j] = select(better, s[k], scale[j]);
-                best = select(better, e[k], best);
+            F most = set1(-1.0f);
+            scale[j] = set1(0.0f);
+            for (const Fit& f : fits[j]) {
+                const F s = whole(f.scale * inverse), t = d * s, gain = t * (f.xv + f.xv - t * f.vv);
+                const M better = most < gain;
+                scale[j] = select(better, s, scale[j]);
+                most = select(better, gain, most);
             }
-            error = error + best;
+            sum = sum + most;
+        }
+        return sum;
+    }
+
+    // Under d, in each sub-block the best of the scale at hand and REACH neighbours on either side.
+    template <int REACH, class W>
+    void adjust(const Batch<N>& x, W w, F stored, const SuperBlock& from) {
+        begin(stored);
+        for (int j = 0; j < SUBS; j++) {
+            F s[2 * REACH + 1] = {from.scale[j]};
+            for (int k = 1; k <= REACH; k++) {
+                s[2 * k - 1] = whole(s[0] - set1(k));
+                s[2 * k] = whole(s[0] + set1(k));
+            }
+            consider(x, w, j, s);
         }
     }
 
@@ -42,7 +135,7 @@ struct SuperBlock {
         for (int j = 0; j < SUBS; j++) scale[j] = select(better, other.scale[j], scale[j]);
     }
 
-    // The least-squares d of the codes and integer scales.
+    // The least-squares d of the codes and integer scales, as f16.
     template <class W>
     F refit(const Batch<N>& x, W w) const {
         F xv = set1(0.0f), vv = set1(0.0f);
@@ -54,46 +147,6 @@ struct SuperBlock {
             vv = vv + scale[j] * scale[j] * f[0].vv;
         }
         return f16_round(xv / select(set1(0.0f) < vv, vv, set1(1.0f)));
-    }
-
-    static F widest(const F (&wanted)[SUBS]) {
-        F top = wanted[0];
-        for (int j = 1; j < SUBS; j++) top = select(abs(top) < abs(wanted[j]), wanted[j], top);
-        return top;
-    }
-
-    template <class W, int STEPS, int SPREADS>
-    static SuperBlock search(const Batch<N>& x, W w, const float (&steps)[STEPS], const float (&spreads)[SPREADS],
-                             int refits) {
-        F wanted[SUBS];
-        SuperBlock best, other;
-        F plain[SUBS];
-        for (int j = 0; j < SUBS; j++) {
-            const F extreme = find_extreme<LEN>(x, j * LEN);
-            plain[j] = extreme * set1(1.0f / Grid::LOW);
-            wanted[j] = scan<Grid, LEN>(x, w, j * LEN, extreme, steps);
-        }
-        best.choose(x, w, f16_round(widest(plain) * set1(1.0f / LOW)), plain);
-        const F top = widest(wanted);
-        for (float spread : spreads) {
-            other.choose(x, w, f16_round(top * set1(spread)), wanted);
-            best.take(other);
-        }
-        for (int k = 0; k < refits; k++) {
-            const F refitted = best.refit(x, w);
-            F now[SUBS];
-            for (int j = 0; j < SUBS; j++) now[j] = best.d * best.scale[j];
-            other.choose(x, w, refitted, now);
-            best.take(other);
-        }
-        return best;
-    }
-
-    void codes(const Batch<N>& x, I (&q)[N]) const {
-        for (int j = 0; j < SUBS; j++) {
-            const F inverse = invert(d * scale[j]);
-            for (int i = j * LEN; i < (j + 1) * LEN; i++) q[i] = Grid::code(x[i] * inverse);
-        }
     }
 };
 
