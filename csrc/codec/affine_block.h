@@ -38,7 +38,7 @@ class AffineBlock {
         // codes can but lower the error that these sums tell, give or take their rounding.
         const F left = min(wyy_ - gain(best_, d, m - low_), set1(3e38f)), half = range * set1(0.5f / QMAX);
         const M poor = set1(0.99f) * half * half * sum_w_ < left;
-        if (any(poor)) compare_with_plain();
+        if (any(poor)) compare_with_plain(poor);
         const F inverse = invert(d);
         for (int i = 0; i < N; i++) q[i] = to_int(affine_code<QMAX>(x[i] - m, inverse));
     }
@@ -66,12 +66,13 @@ class AffineBlock {
         return sum;
     }
 
-    void compare_with_plain() {
-        const F fitted_d = d, fitted_m = m, e = error();
+    // Only for the lanes that ask for it: no lane may tell who its neighbours are.
+    void compare_with_plain(M poor) {
+        const F fitted_d = d, fitted_m = m, e = min(error(), set1(3e38f));  // the number where the error is none
         store_plain();
-        const M better = e < error();  // never for an e that is not a number
-        d = select(better, fitted_d, d);
-        m = select(better, fitted_m, m);
+        const M better = poor & (error() <= e);
+        d = select(better, d, fitted_d);
+        m = select(better, m, fitted_m);
     }
 
     // The offset at or just below the smallest element, the largest at the last code.
