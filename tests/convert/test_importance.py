@@ -67,6 +67,7 @@ def test_each_expert_is_encoded_with_its_own_columns(tiny: Path, tmp_path: Path,
     assert reader.fields["quantize.imatrix.file"].contents() == "stats"
     assert reader.fields["quantize.imatrix.dataset"].contents() == "wiki.txt"
     assert reader.fields["quantize.imatrix.chunks_count"].contents() == 7
+    assert reader.fields["quantize.imatrix.entries_count"].contents() == len(entries)
 
 
 def test_missing_entries_are_refused_by_name(tiny: Path, tmp_path: Path) -> None:

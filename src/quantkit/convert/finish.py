@@ -22,7 +22,6 @@ def finished_fields(
     wanted: Wanted,
     *,
     statistics: Statistics | None,
-    n_weighted: int,
     pure: bool,
     overrides: Sequence[str],
     mismatches: Sequence[str],
@@ -30,7 +29,6 @@ def finished_fields(
     """All keys of one output: the family's, then types, imatrix, provenance.
 
     Args:
-        n_weighted: tensors for which the imatrix is used.
         overrides: "regex=type" as given.
         mismatches: reasons why the runtime computes this checkpoint otherwise, which the caller allowed.
     """
@@ -43,7 +41,7 @@ def finished_fields(
         added.append(Field("quantize.imatrix.file", statistics.path.name[:_MAX_IMATRIX_NAME], string))
         if statistics.datasets:
             added.append(Field("quantize.imatrix.dataset", statistics.datasets[0], string))
-        added.append(Field("quantize.imatrix.entries_count", n_weighted, u32))
+        added.append(Field("quantize.imatrix.entries_count", statistics.n_entries, u32))
         added.append(Field("quantize.imatrix.chunks_count", statistics.chunk_count, u32))
     added += provenance(source, wanted.name + (" --pure" if pure else ""), mismatches)
     if overrides:

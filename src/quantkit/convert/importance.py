@@ -24,12 +24,14 @@ class Statistics:
 
     Args:
         importance: GGUF tensor -> float32 (experts, cols), mean square of the inputs per expert.
+        n_entries: in the file, whether the model has such tensors or not.
         datasets, chunk_count: where it came from, as far as it says.
     """
 
     path: Path
     sha256: str
     importance: dict[str, npt.NDArray[np.float32]]
+    n_entries: int
     datasets: tuple[str, ...]
     chunk_count: int
 
@@ -59,7 +61,7 @@ def read_statistics(path: Path, tensors: Sequence[OutputTensor]) -> Statistics:
         sha256 = hashlib.sha256()
         while block := file.read(1 << 20):
             sha256.update(block)
-    return Statistics(path, sha256.hexdigest(), importance, imatrix.datasets, imatrix.chunk_count)
+    return Statistics(path, sha256.hexdigest(), importance, len(imatrix.entries), imatrix.datasets, imatrix.chunk_count)
 
 
 def check_coverage(statistics: Statistics, quantized: Sequence[str], *, allow_missing: bool) -> list[str]:

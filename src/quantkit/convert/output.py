@@ -63,7 +63,6 @@ def plan_output(
         model.metadata,
         wanted,
         statistics=statistics,
-        n_weighted=len(importance),
         pure=options.pure and wanted.kind == "model",
         overrides=options.overrides() if wanted.kind == "model" else (),
         mismatches=reasons,
