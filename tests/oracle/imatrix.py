@@ -97,10 +97,9 @@ class Collector:
         n_inputs = inputs.ne[1]  # 1: all used experts of a token share its input
         x = x.reshape(len(chosen), n_inputs, -1)
         for used in range(chosen.shape[1]):
-            rows = x[:, used % n_inputs]
-            np.add.at(entry.counts, chosen[:, used], 1)
-            for expert in np.unique(chosen[:, used]):
-                entry.sums[expert] += np.square(rows[chosen[:, used] == expert]).sum(0)
+            one_hot = np.eye(n_experts)[chosen[:, used]]  # (tokens, experts)
+            entry.sums += one_hot.T @ np.square(x[:, used % n_inputs])
+            entry.counts += one_hot.sum(0).astype(np.int64)
         return True
 
 

@@ -55,3 +55,10 @@ class Reference:
             for hook in hooks:
                 hook.remove()
         return seen
+
+    def image_features(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embeddings (tokens, hidden) of an image (rows, columns, 3) of the tower's own size."""
+        pixels = torch.from_numpy((image.astype(np.float32) / 255 - 0.5) / 0.5).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            seen = self._model.get_image_features(pixel_values=pixels).last_hidden_state
+            return self._model.multi_modal_projector(seen.reshape(-1, seen.shape[-1])).numpy()

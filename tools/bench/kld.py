@@ -106,7 +106,14 @@ class Bench:
 
     @cached_property
     def entries(self) -> dict[str, imatrix.Entry]:
-        return imatrix.collect(self.base, self.calibration)
+        kept = self.folder / f"entries-{digest(self.base.read_bytes() + self.calibration.tobytes())}.npz"
+        if not kept.exists():
+            entries = imatrix.collect(self.base, self.calibration)
+            flat = {name: entry.sums for name, entry in entries.items()}
+            np.savez(kept, **flat, **{f"{name}:counts": entry.counts for name, entry in entries.items()})
+        stored = np.load(kept)
+        names = [name for name in stored if not name.endswith(":counts")]
+        return {name: imatrix.Entry(stored[name], stored[f"{name}:counts"]) for name in names}
 
     @cached_property
     def imatrix(self) -> Path:
