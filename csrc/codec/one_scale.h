@@ -14,17 +14,43 @@ F better_of(const Batch<N>& x, W w, F a, F b) {
     return select(e[1] < e[0], b, a);
 }
 
+// The element of largest magnitude, with its sign; `high` is the largest of all.
+template <int N>
+F find_extreme(const Batch<N>& x, F high) {
+    return select(high == x.max_abs, high, set1(0.0f) - x.max_abs);
+}
+
 // The stored d: the plain one (the largest magnitude lands on the grid's LOW), or the best of `steps` where it is
 // better.
 template <class Grid, int N, class W, int STEPS>
 F search_scale(const Batch<N>& x, W w, const float (&steps)[STEPS]) {
     F high = x[0];
     for (int i = 1; i < N; i++) high = max(high, x[i]);
-    const F extreme = select(high == x.max_abs, high, set1(0.0f) - x.max_abs);  // the largest magnitude with its sign
-    const F plain = f16_round(extreme * set1(1.0f / Grid::LOW));
+    const F extreme = find_extreme(x, high);
     Fit fits[STEPS];
     scan<Grid, N>(x, w, 0, extreme, steps, fits);
-    return better_of<Grid>(x, w, plain, f16_round(best_scale(fits)));
+    return better_of<Grid>(x, w, f16_round(extreme * set1(1.0f / Grid::LOW)), f16_round(best_fit(fits).scale));
+}
+
+// The same for even weights on the integers, where ggml takes one step and there is little time. `steps` holds LOW, so
+// that weights which lie on a grid stay as they are.
+template <class Grid, int N, int STEPS>
+F search_scale_quickly(const Batch<N>& x, const float (&steps)[STEPS]) {
+    F high = x[0], xx = set1(0.0f);
+    for (int i = 0; i < N; i++) {
+        high = max(high, x[i]);
+        xx = xx + x[i] * x[i];
+    }
+    const F extreme = find_extreme(x, high), plain = f16_round(extreme * set1(1.0f / Grid::LOW));
+    Fit fits[STEPS];
+    scan<Grid, N>(x, Ones{}, 0, extreme, steps, fits);
+    const Fit best = best_fit(fits);
+    const F fitted = f16_round(best.scale);
+    // The plain one is worth a look only where the fit may be worse than half a step in every element. New codes can
+    // but lower the error that these sums tell, give or take their rounding.
+    const F left = min(xx - fitted * (best.xv + best.xv - fitted * best.vv), set1(3e38f)), half = plain * set1(0.5f);
+    const M poor = set1(0.99f * N) * half * half <= left;
+    return any(poor) ? select(poor, better_of<Grid>(x, Ones{}, plain, fitted), fitted) : fitted;
 }
 
 template <class Grid, int N>

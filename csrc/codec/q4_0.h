@@ -10,9 +10,9 @@ struct q4_0 {
     static constexpr int N = 32, BYTES = 18;
     using Grid = Uniform<8>;
 
-    static F search(const Batch<N>& x, Ones w) {
+    static F search(const Batch<N>& x, Ones) {
         static constexpr float STEPS[] = {-8.5f, -8, -7.3f};
-        return search_scale<Grid>(x, w, STEPS);
+        return search_scale_quickly<Grid>(x, STEPS);
     }
     static F search(const Batch<N>& x, Given w) {
         static constexpr float STEPS[] = {-12.15f, -11,    -10.3f, -9.75f, -9.45f, -9.1f, -8.8f, -8.5f, -8.25f, -8,

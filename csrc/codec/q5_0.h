@@ -10,9 +10,9 @@ struct q5_0 {
     static constexpr int N = 32, BYTES = 22;
     using Grid = Uniform<16>;
 
-    static F search(const Batch<N>& x, Ones w) {
-        static constexpr float STEPS[] = {-16.7f, -16.4f, -16.1f, -15.75f, -15.05f, -14.1f};
-        return search_scale<Grid>(x, w, STEPS);
+    static F search(const Batch<N>& x, Ones) {
+        static constexpr float STEPS[] = {-16.7f, -16.4f, -16, -15.6f, -15, -14.1f};
+        return search_scale_quickly<Grid>(x, STEPS);
     }
     static F search(const Batch<N>& x, Given w) {
         static constexpr float STEPS[] = {-18.4f, -17.9f, -17.5f, -17.2f, -16.8f, -16.5f, -16.2f, -16,

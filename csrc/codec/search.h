@@ -69,15 +69,18 @@ void scan(const Batch<N>& x, W w, int first, F extreme, const float (&steps)[STE
     }
 }
 
-// The least-squares scale of the step whose codes explain most.
+// The step whose codes explain most of sum w x^2.
 template <int STEPS>
-F best_scale(const Fit (&fits)[STEPS]) {
-    F best = set1(0.0f), most = set1(-1.0f);
-    for (const Fit& f : fits) {
-        const F gain = f.scale * f.xv;
+Fit best_fit(const Fit (&fits)[STEPS]) {
+    Fit best = fits[0];
+    F most = best.scale * best.xv;
+    for (int s = 1; s < STEPS; s++) {
+        const F gain = fits[s].scale * fits[s].xv;
         const M better = most < gain;
         most = select(better, gain, most);
-        best = select(better, f.scale, best);
+        best.xv = select(better, fits[s].xv, best.xv);
+        best.vv = select(better, fits[s].vv, best.vv);
+        best.scale = select(better, fits[s].scale, best.scale);
     }
     return best;
 }

@@ -28,7 +28,7 @@ struct SuperBlock {
         for (int j = 0; j < SUBS; j++) {
             extreme[j] = find_extreme<LEN>(x, j * LEN);
             scan<Grid, LEN>(x, w, j * LEN, extreme[j], steps, fits[j]);
-            scale[j] = best_scale(fits[j]);
+            scale[j] = best_fit(fits[j]).scale;
             extreme[j] = extreme[j] * set1(1.0f / Grid::LOW);
         }
         SuperBlock best, other;
