@@ -29,7 +29,7 @@ F search_scale(const Batch<N>& x, W w, const float (&steps)[STEPS]) {
     const F extreme = find_extreme(x, high);
     Fit fits[STEPS];
     scan<Grid, N>(x, w, 0, extreme, steps, fits);
-    return better_of<Grid>(x, w, f16_round(extreme * set1(1.0f / Grid::LOW)), f16_round(best_fit(fits).scale));
+    return better_of<Grid>(x, w, f16_round(extreme * set1(1.0f / Grid::LOW)), best_stored_scale(fits));
 }
 
 // The same for even weights on the integers, where ggml takes one step and there is little time. `steps` holds LOW, so

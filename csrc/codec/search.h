@@ -85,5 +85,18 @@ Fit best_fit(const Fit (&fits)[STEPS]) {
     return best;
 }
 
+// The stored scale that explains most: in blocks far from zero the rounding of the scale outweighs that of the codes.
+template <int STEPS>
+F best_stored_scale(const Fit (&fits)[STEPS]) {
+    F best = set1(0.0f), most = set1(0.0f);
+    for (const Fit& f : fits) {
+        const F stored = f16_round(f.scale), gain = stored * (f.xv + f.xv - stored * f.vv);
+        const M better = most < gain;
+        most = select(better, gain, most);
+        best = select(better, stored, best);
+    }
+    return best;
+}
+
 }  // namespace QK_TIER
 }  // namespace quantkit
