@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -243,7 +244,7 @@ def main() -> None:
     parser.add_argument("--stage", choices=("select", "report", "both"), default="both")
     parser.add_argument("--types", help="comma-separated recipes (default: all that quantize)")
     parser.add_argument("--imatrix", choices=("no", "yes", "both"), default="both")
-    parser.add_argument("--chunks", type=int, default=240, help="evaluation chunks of 256 tokens in each half")
+    parser.add_argument("--chunks", type=int, nargs="+", default=[240], help="of 256 tokens, in each half of the texts")
     parser.add_argument("--calibration-chunks", type=int, default=128, help="of 512 tokens")
     parser.add_argument("--write", action="store_true", help=f"write {DOCUMENT.relative_to(ROOT)}")
     args = parser.parse_args()
@@ -254,8 +255,8 @@ def main() -> None:
     ]
     benches = {
         half: [
-            Bench(checkpoint.resolve(), args.texts, args.cache, half, args.chunks, args.calibration_chunks)
-            for checkpoint in args.checkpoints
+            Bench(checkpoint.resolve(), args.texts, args.cache, half, n_chunks, args.calibration_chunks)
+            for checkpoint, n_chunks in zip(args.checkpoints, cycle(args.chunks), strict=False)
         ]
         for half in ("selection", "report")
     }
