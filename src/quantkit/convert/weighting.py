@@ -7,10 +7,15 @@ from typing import cast, get_args
 from quantkit.errors import UsageError
 from quantkit.kernels.codec import Weighting
 
+# (format, with an importance matrix): where favouring large weights, as ggml does everywhere, gave the smaller KLD on the
+# trained checkpoints together, on text on which nothing else was chosen (docs/benchmarks/kld.md). Elsewhere plain
+# squared error was better or made no difference.
+_MAGNITUDE = frozenset({("q2_k", False), ("q2_k", True), ("q4_1", False), ("q5_1", False)})
+
 
 def weighting(format: str, has_importance: bool) -> Weighting:
     """The encoder's weighting for a tensor of `format` ("q4_k" ...), with or without an importance matrix."""
-    return "plain"
+    return "magnitude" if (format, has_importance) in _MAGNITUDE else "plain"
 
 
 def parse_weighting(name: str) -> Weighting:
