@@ -7,8 +7,8 @@ from typing import cast, get_args
 from quantkit.errors import UsageError
 from quantkit.kernels.codec import Weighting
 
-# (format, with an importance matrix): where favouring large weights, as ggml does everywhere, gave the smaller KLD on the
-# trained checkpoints together, on text on which nothing else was chosen (docs/benchmarks/kld.md). Elsewhere plain
+# (format, with an importance matrix): where favouring large weights, as ggml does everywhere, gave the smaller KLD on
+# the trained checkpoints together, on text on which nothing else was chosen (docs/benchmarks/kld.md). Elsewhere plain
 # squared error was better or made no difference.
 _MAGNITUDE = frozenset({("q2_k", False), ("q2_k", True), ("q4_1", False), ("q5_1", False)})
 
