@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,20 +41,16 @@ class Tower:
         )
 
 
-def image_features(
-    arrays: Arrays, tower: Tower, pixels: np.ndarray, *, gelu: Callable[[np.ndarray], np.ndarray] | None = None
-) -> np.ndarray:
+def image_features(arrays: Arrays, tower: Tower, pixels: np.ndarray) -> np.ndarray:
     """Embeddings of one tile.
 
     Args:
         arrays: float32 by GGUF name, numpy order (out, in).
         pixels: float32 (3, image_size, image_size), normalised.
-        gelu: another than transformers' (by the error function).
 
     Returns:
         float32 (tokens, width), row by row of the merged grid.
     """
-    gelu = gelu or exact_gelu
     grid = tower.image_size // tower.patch_size
     x = _patches(pixels, tower.patch_size) @ arrays["v.patch_embd.weight"].T
     x = np.concatenate([x, arrays["v.class_embd"][None]]) + arrays["v.position_embd.weight"]
@@ -120,11 +116,5 @@ def _layer_norm(x: np.ndarray, arrays: Arrays, name: str, eps: float) -> np.ndar
     return normed * arrays[f"{name}.weight"] + arrays[f"{name}.bias"]
 
 
-def exact_gelu(x: np.ndarray) -> np.ndarray:
+def gelu(x: np.ndarray) -> np.ndarray:
     return (x * 0.5 * (1 + _erf(x / np.sqrt(np.float32(2))))).astype(np.float32)
-
-
-def tanh_gelu(x: np.ndarray) -> np.ndarray:
-    """llama.cpp's, for models whose `use_gelu` is set."""
-    inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
-    return (x * 0.5 * (1 + np.tanh(inner))).astype(np.float32)

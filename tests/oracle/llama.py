@@ -24,7 +24,6 @@ def _log(level: int, text: bytes, _: object) -> None:
     LOG.append(text.decode("utf-8", "replace"))
 
 
-llama_cpp.llama_log_set(_log, ctypes.c_void_p(0))
 llama_cpp.llama_backend_init()
 
 
@@ -52,6 +51,7 @@ class Model:
         observe: Callable[[int, bool, int], bool] | None = None,
     ) -> None:
         LOG.clear()
+        llama_cpp.llama_log_set(_log, ctypes.c_void_p(0))  # each time: other tests listen elsewhere
         self._context = None
         params = llama_cpp.llama_model_default_params()
         params.vocab_only = vocab_only

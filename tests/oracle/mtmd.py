@@ -12,14 +12,13 @@ from llama_cpp import mtmd_cpp
 from numpy.typing import NDArray
 from tests.oracle import llama
 
-mtmd_cpp.mtmd_log_set(llama._log, ctypes.c_void_p(0))
-
 
 class Vision:
     """An mmproj, loaded with `text`. `log` is what was said while loading, `n_loaded` how many tensors were taken."""
 
     def __init__(self, path: Path, text: llama.Model) -> None:
         llama.LOG.clear()
+        mtmd_cpp.mtmd_log_set(llama._log, ctypes.c_void_p(0))
         params = mtmd_cpp.mtmd_context_params_default()
         params.use_gpu = params.warmup = False
         params.n_threads = llama.N_THREADS
