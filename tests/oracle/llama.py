@@ -166,6 +166,7 @@ def quantize(
 ) -> Path:
     """llama.cpp's own quantization of the GGUF `source`; `importance`: Σx²/count by tensor name, experts in a row."""
     LOG.clear()
+    llama_cpp.llama_log_set(_log, ctypes.c_void_p(0))
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = ftype
     params.nthread = n_threads
