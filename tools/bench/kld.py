@@ -46,13 +46,13 @@ llama.cpp (llama-cpp-python {version}), context {n_ctx}, second half of each chu
 the paired ratio, clustered by chunk; where it is above {error}, all of the text is scored instead of a part. Below 1
 quantkit drifts less; {judged} is what we allow. The mean hangs on the few tokens whose expert changes, most of all
 where little is lost (two thirds of q8_0's mean comes from a hundredth of the tokens), so the ratio of the medians is
-given too.
-Perplexity of models this small hides damage; it is printed for completeness."""
+given too. Perplexity of models this small hides damage; it is printed for completeness."""
 SELECTION = """\
 ## Which weights reach the encoder
 
 KLD with ggml's magnitude weighting over KLD with plain weights, every matrix in the one format, on the half of the
-evaluation documents that the tables below do not use. `convert/weighting.py` follows the last column.
+evaluation documents that the tables below do not use. `convert/weighting.py` follows the last column, but for q4_1 and
+q5_1, whose plain search is the faster one and beats ggml's too.
 """
 DOCUMENT = ROOT / "docs" / "benchmarks" / "kld.md"
 
