@@ -261,7 +261,8 @@ def main() -> None:
     parser.add_argument("--stage", choices=("select", "report", "both"), default="both")
     parser.add_argument("--types", help="comma-separated recipes (default: all that quantize)")
     parser.add_argument("--imatrix", choices=("no", "yes", "both"), default="both")
-    parser.add_argument("--chunks", type=int, nargs="+", default=[240], help="of 256 tokens, in each half of the texts")
+    parser.add_argument("--chunks", type=int, default=240, help="of 256 tokens, to report on")
+    parser.add_argument("--selection-chunks", type=int, nargs="+", default=[240], help="to select on, by checkpoint")
     parser.add_argument("--calibration-chunks", type=int, default=128, help="of 512 tokens")
     parser.add_argument("--write", action="store_true", help=f"write {DOCUMENT.relative_to(ROOT)}")
     args = parser.parse_args()
@@ -270,13 +271,12 @@ def main() -> None:
     with_importance = [
         importance for importance in (False, True) if args.imatrix in (("no", "yes")[importance], "both")
     ]
-    benches = {
-        half: [
-            Bench(checkpoint.resolve(), args.texts, args.cache, half, n_chunks, args.calibration_chunks)
-            for checkpoint, n_chunks in zip(args.checkpoints, cycle(args.chunks), strict=False)
-        ]
-        for half in ("selection", "report")
-    }
+    benches: dict[str, list[Bench]] = {"selection": [], "report": []}
+    for checkpoint, n_selection in zip(args.checkpoints, cycle(args.selection_chunks), strict=False):
+        for half, n_chunks in (("selection", n_selection), ("report", args.chunks)):
+            benches[half].append(
+                Bench(checkpoint.resolve(), args.texts, args.cache, half, n_chunks, args.calibration_chunks)
+            )
     text = [INTRODUCTION.format(version=version("llama-cpp-python"), n_ctx=N_CTX, error=LARGEST_ERROR, judged=JUDGED)]
     if args.stage != "report":
         by_type = {RECIPES[name].default_type: name for name in reversed(recipes)}
