@@ -3,13 +3,13 @@
     python tools/bench/encode.py [FORMAT ...] [--rows 256] [--repeats 9] [--write docs/benchmarks/encode.md]
 
 The peer is ggml_quantize_chunk of the library inside `llama-cpp-python`. Both sides take turns on the same rows of
-float32; medians of CPU time are printed. Errors are summed over all rows, and the worst single row is given too.
+float32; medians of CPU time are printed, with the weighting that `convert` uses for the format. Errors are those under
+the weights that are given, summed over all rows, and the worst single row is given too.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import sys
 import time
@@ -21,24 +21,18 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from machine import cpu_model  # noqa: E402
 from tests import ggml  # noqa: E402
 
+from quantkit.convert.weighting import weighting  # noqa: E402
 from quantkit.kernels import FORMATS, build_info, dequantize, quantize  # noqa: E402
+from quantkit.kernels.codec import Weighting  # noqa: E402
 
 COLS = 4096
 FAMILIES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "normal": lambda rng, rows: rng.standard_normal((rows, COLS)) * 0.02,
     "student-t(5)": lambda rng, rows: rng.standard_t(5, (rows, COLS)) * 0.02,
 }
-
-
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def cpu_seconds(call: Callable[[], object]) -> float:
@@ -51,8 +45,8 @@ def measure(name: str, x: np.ndarray, importance: np.ndarray | None, repeats: in
     """One row of the table."""
     weights = 1.0 if importance is None else importance
 
-    def ours() -> np.ndarray:
-        return quantize(x, name, importance=importance, threads=1)
+    def ours(kind: Weighting) -> np.ndarray:
+        return quantize(x, name, importance=importance, weighting=kind, threads=1)
 
     def theirs() -> np.ndarray:
         return ggml.quantize(x, name, importance)
@@ -60,8 +54,9 @@ def measure(name: str, x: np.ndarray, importance: np.ndarray | None, repeats: in
     def errors(packed: np.ndarray) -> np.ndarray:
         return (weights * (dequantize(packed, name).astype(np.float64) - x) ** 2).sum(axis=1)
 
-    a, b = errors(ours()), errors(theirs())
-    times = [(cpu_seconds(ours), cpu_seconds(theirs)) for _ in range(repeats)]
+    a, b = errors(ours("plain")), errors(theirs())
+    kind = weighting(name, importance is not None)
+    times = [(cpu_seconds(lambda: ours(kind)), cpu_seconds(theirs)) for _ in range(repeats)]
     mine, peer = (x.size / statistics.median(side) / 1e6 for side in zip(*times, strict=True))
     return f"{mine:.0f} | {peer:.1f} | {mine / peer:.2f} | {a.sum() / b.sum():.4f} | {(a / b).max():.4f} |"
 
