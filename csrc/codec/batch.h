@@ -50,35 +50,47 @@ inline F load_scalars(const uint8_t* p) {
         return load_f8_e4m3(p);
 }
 
+// Magnitudes compare as integers, and NaN and infinity above every finite one.
+inline I magnitude_bits(F x) { return bits(x) & set1i(0x7fffffff); }
+
 // Where L lanes' rows begin: either each lane has its own run of columns, or the lanes lie side by side `pitch`
-// elements per column.
+// elements per column. The largest magnitudes are found on the way.
 template <int N, Scalar S>
 void load_runs(Batch<N>& b, const uint8_t* const (&runs)[L]) {
     constexpr int BYTES = SCALAR_BYTES[static_cast<int>(S)];
+    I m = set1i(0);
     for (int i = 0; i < N; i += L) {
         F r[L];
         for (int l = 0; l < L; l++) r[l] = load_scalars<S>(runs[l] + i * BYTES);
         transpose(r);
-        for (int k = 0; k < L; k++) store(b.x + (i + k) * L, r[k]);
+        for (int k = 0; k < L; k++) {
+            store(b.x + (i + k) * L, r[k]);
+            m = max(m, magnitude_bits(r[k]));
+        }
     }
+    b.max_abs = from_bits(m);
 }
 template <int N, Scalar S>
 void load_lanes(Batch<N>& b, const uint8_t* first, int64_t pitch_bytes) {
-    for (int i = 0; i < N; i++) store(b.x + i * L, load_scalars<S>(first + i * pitch_bytes));
+    I m = set1i(0);
+    for (int i = 0; i < N; i++) {
+        const F x = load_scalars<S>(first + i * pitch_bytes);
+        store(b.x + i * L, x);
+        m = max(m, magnitude_bits(x));
+    }
+    b.max_abs = from_bits(m);
 }
 
-// Multiplies the rows' scales in, finds the largest magnitude; false when an element is not finite or beyond `limit`.
+// Multiplies the rows' scales in.
 template <int N>
-bool measure(Batch<N>& b, const float* scales, float limit) {
-    if (scales) {
-        const F s = load(scales);
-        for (int i = 0; i < N; i++) store(b.x + i * L, b[i] * s);
+void rescale(Batch<N>& b, F scales) {
+    I m = set1i(0);
+    for (int i = 0; i < N; i++) {
+        const F x = b[i] * scales;
+        store(b.x + i * L, x);
+        m = max(m, magnitude_bits(x));
     }
-    I m = set1i(0);  // magnitudes compare as integers, and NaN and infinity above every finite one
-    const I clear = set1i(0x7fffffff);
-    for (int i = 0; i < N; i++) m = max(m, bits(b[i]) & clear);
     b.max_abs = from_bits(m);
-    return !any(bits(set1(limit)) < m);
 }
 
 // w = importance (* magnitude term), scaled so that the largest of a lane is 1 (which keeps sums of squares in range);
@@ -126,7 +138,8 @@ void weigh(Batch<N>& b, const float* const (&columns)[L], bool importance, bool 
 template <class Codec>
 bool encode_batch(Batch<Codec::N>& b, const EncodeJob& job, const float* scales, const float* const (&columns)[L],
                   uint8_t* const (&out)[L], float limit) {
-    if (!measure(b, scales, limit)) return false;
+    if (scales) rescale(b, load(scales));
+    if (any(bits(set1(limit)) < bits(b.max_abs))) return false;  // not finite, or beyond the format's range
     const bool magnitude = job.weighting == Weighting::magnitude;
     if (job.importance || magnitude) {
         weigh(b, columns, job.importance != nullptr, magnitude);

@@ -18,7 +18,7 @@ struct to_bf16 {
     static void put(uint8_t* p, F x) { store_bf16(p, x); }
 };
 
-inline M beyond(F x, float limit) { return bits(set1(limit)) < (bits(x) & set1i(0x7fffffff)); }
+inline M beyond(F x, float limit) { return bits(set1(limit)) < magnitude_bits(x); }
 
 template <class To, Scalar S>
 bool cast_row(const EncodeJob& job, int64_t row, float limit) {
