@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import io
 import signal
 import sys
 import threading
@@ -15,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from quantkit import __version__
-from quantkit.cli import failure
+from quantkit.cli import failure, streams
 from quantkit.cli.help import write_examples
 from quantkit.errors import UsageError
 
@@ -129,9 +128,14 @@ def app(ctx: click.Context) -> None:
 
 def main() -> NoReturn:
     """Entry point of the `quantkit` script."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A sign or a file name that the terminal's encoding lacks must not end a conversion that is done.
-            stream.reconfigure(errors="backslashreplace")
-    app.main(prog_name="quantkit")
+    stdout = streams.guard()
+    try:
+        app.main(prog_name="quantkit")
+    except SystemExit as end:
+        sys.stdout.flush()
+        if not end.code and stdout.lost is not None and not isinstance(stdout.lost, BrokenPipeError):
+            unprinted = failure.unprinted(stdout.lost, sys.argv[1:])
+            click.echo(unprinted.text(), err=True)
+            sys.exit(unprinted.exit_code)
+        raise
     raise AssertionError("click returned from standalone mode")

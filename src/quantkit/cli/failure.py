@@ -62,6 +62,15 @@ def describe(exception: BaseException, arguments: Sequence[str] = ()) -> Failure
     return Failure(kind, f"internal error: {kind}: {exception}", hint, INTERNAL)
 
 
+def unprinted(error: OSError, arguments: Sequence[str]) -> Failure:
+    """The command did its work, but stdout did not take the result. (A reader that left early is no failure.)"""
+    hint = ""
+    if "convert" in arguments[:1]:
+        hint = "The conversion is complete: its files are in place. Only its summary is lost."
+    reason = error.strerror or error
+    return Failure(type(error).__name__, f"the output could not be printed: {reason}", hint, OutputError.exit_code)
+
+
 @contextmanager
 def reported(arguments: Sequence[str]) -> Iterator[None]:
     """Report what is raised inside on stderr (and as JSON on stdout if asked for), then exit with its code."""
