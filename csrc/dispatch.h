@@ -19,7 +19,7 @@ struct EncodeJob {
     Scalar scalar;
     int64_t rows, cols, row_stride, col_stride;
     const float* row_scale;   // (rows,) or null: multiplied into each row, for fp8 sources
-    const float* importance;  // (cols,) or null for ones
+    const float* importance;  // (cols,); null: every weight counts the same, and a quicker search is used
     Weighting weighting;
     uint8_t* out;  // (rows, row bytes)
 };

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Literal
 
 import numpy as np
@@ -50,25 +51,22 @@ def encode_into(
         source: uint8, one-dimensional: the raw bytes of `dtype` scalars, little endian.
         offset_elements, row_stride, col_stride: where weight (r, c) lies, in elements of the source:
             offset + r * row_stride + c * col_stride. A transposed slab has row_stride 1.
-        importance: float32 (cols,), finite and not negative; the encoder minimises sum(w * error**2).
-        weighting: "plain" takes w = importance (1 without); "magnitude" takes
+        importance: (cols,), finite and not negative; the encoder minimises sum(w * error**2). None: every weight
+            counts the same, and a quicker search is used, so that the bytes may differ from those of ones.
+        weighting: "plain" takes w = importance; "magnitude" takes
             importance * sqrt(mean square of the block + x**2), llama.cpp's correction for imatrix weights.
         scale: float32 (rows,), multiplied into each row (fp8 sources).
         threads: 0 takes all processors. The bytes do not depend on it.
 
     Raises:
         NonFiniteError: a weight is NaN, infinite or beyond the format's range (an OutOfRangeError with row and col).
-        UsageError: shapes or names that do not fit.
+        UsageError: shapes, values of importance or threads, or names that do not fit.
     """
     expected = rows * row_bytes(format, cols)
     if out.dtype != np.uint8 or not out.flags.c_contiguous or out.size != expected:
         raise UsageError(f"out must be C-contiguous uint8 of {expected} bytes, not {out.dtype} of {out.size}")
     if importance is not None:
-        importance = np.ascontiguousarray(importance, np.float32)
-        if importance.shape != (cols,):
-            raise UsageError(f"importance has shape {importance.shape}, the rows have {cols} columns")
-        if not (np.isfinite(importance).all() and (importance >= 0).all()):
-            raise UsageError("importance must be finite and not negative")
+        importance = _column_weights(importance, cols)
     if scale is not None:
         scale = np.ascontiguousarray(scale, np.float32)
     bad = _machine.encode(
@@ -85,7 +83,7 @@ def encode_into(
         importance,
         weighting,
         out.reshape(-1),
-        threads,
+        _thread_count(threads),
     )
     if bad is not None:
         raise OutOfRangeError(format, *bad)
@@ -106,7 +104,8 @@ def quantize(
             bfloat16 bits. Other floats are converted to float32. A transposed view is read in place.
         format: "q4_k", "q8_0", ...: see FORMATS.
         importance: (cols,), or (experts, cols) for three-dimensional weights: the weight of each column in the
-            squared error that is minimised (an imatrix row). Not negative; ones when absent.
+            squared error that is minimised (an imatrix row). Finite and not negative. None: every weight counts the
+            same, and a quicker search is used, so that the bytes may differ from those of ones.
         weighting: "plain" or "magnitude", see encode_into.
         threads: 0 takes all processors. The bytes do not depend on it.
 
@@ -115,13 +114,14 @@ def quantize(
 
     Raises:
         NonFiniteError: a weight is NaN, infinite or beyond the format's range; row and column are named.
-        UsageError: shapes, dtypes or names that do not fit.
+        UsageError: shapes, dtypes, values of importance or threads, or names that do not fit.
     """
     weights = np.asarray(weights)
     if weights.ndim == 3:
         per_expert = None if importance is None else np.asarray(importance)
-        if per_expert is not None and per_expert.shape[0] != weights.shape[0]:
-            raise UsageError(f"importance has {per_expert.shape[0]} rows for {weights.shape[0]} experts")
+        wanted = (weights.shape[0], weights.shape[2])
+        if per_expert is not None and per_expert.shape != wanted:
+            raise UsageError(f"importance has shape {per_expert.shape}; (experts, cols) of these weights is {wanted}")
         out = np.empty((*weights.shape[:2], row_bytes(format, weights.shape[2])), np.uint8)
         for expert in range(weights.shape[0]):
             rows = None if per_expert is None else per_expert[expert]
@@ -178,20 +178,49 @@ def _quantize_rows(
     )
 
 
+def _column_weights(importance: npt.NDArray[Any], cols: int) -> npt.NDArray[np.float32]:
+    """Importance as the machine room takes it. What float32 does not hold is refused before it would be infinite."""
+    importance = np.asarray(importance)
+    if importance.shape != (cols,):
+        raise UsageError(f"importance has shape {importance.shape}, the rows have {cols} columns")
+    if importance.dtype.kind not in "fiub" and importance.dtype.name != "bfloat16":
+        raise UsageError(f"importance has dtype {importance.dtype}", hint="Give real numbers.")
+    held = (importance >= 0) & (importance <= np.finfo(np.float32).max)  # False for NaN
+    if not held.all():
+        column = int(np.argmin(held))
+        raise UsageError(
+            f"importance {importance[column]} at column {column} is negative, not finite or beyond float32",
+            hint="Only the ratios between columns matter: divide all by their mean.",
+        )
+    return np.ascontiguousarray(importance, np.float32)
+
+
+def _thread_count(threads: int) -> int:
+    try:
+        count = operator.index(threads)
+    except TypeError:
+        count = -1
+    if not 0 <= count < 1 << 31:
+        raise UsageError(f"threads is {threads!r}", hint="Give a whole number of threads; 0 takes all processors.")
+    return count
+
+
 def dequantize(packed: Bytes, format: str, *, dtype: npt.DTypeLike = np.float32, threads: int = 0) -> npt.NDArray[Any]:
     """Decode rows of a GGUF block format, equal to the `gguf` package bit for bit.
 
     Args:
         packed: uint8 (..., row_bytes).
-        dtype: of the result; the decoding itself is float32.
+        dtype: of the result, a float of 16 bits or more; the decoding itself is float32.
+        threads: 0 takes all processors.
 
     Returns:
         (..., cols) of `dtype`.
 
     Raises:
-        UsageError: packed is not uint8 or its rows are not whole blocks.
+        UsageError: packed is not uint8 or its rows are not whole blocks; dtype is no float.
     """
     found = find_format(format)
+    wanted = _float_dtype(dtype)
     packed = np.ascontiguousarray(packed)
     if packed.dtype != np.uint8 or packed.ndim < 1 or packed.shape[-1] % found.block_bytes:
         raise UsageError(
@@ -199,5 +228,16 @@ def dequantize(packed: Bytes, format: str, *, dtype: npt.DTypeLike = np.float32,
             f"not {packed.dtype} of shape {packed.shape}"
         )
     out = np.empty((*packed.shape[:-1], packed.shape[-1] // found.block_bytes * found.block_size), np.float32)
-    _machine.decode(current_tier(), format, packed.reshape(-1), out.reshape(-1), threads)
-    return out.astype(dtype, copy=False)
+    _machine.decode(current_tier(), format, packed.reshape(-1), out.reshape(-1), _thread_count(threads))
+    return out.astype(wanted, copy=False)
+
+
+def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """The dtype, if weights survive in it; integers would cut them to their whole part."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = np.dtype(object)
+    if dtype is None or (found.kind != "f" and found.name != "bfloat16"):
+        raise UsageError(f"weights cannot be decoded to dtype {dtype!r}", hint="Give a float, such as numpy.float32.")
+    return found

@@ -32,12 +32,11 @@ FORMATS: dict[str, Format] = {row[0]: Format(*row) for row in _machine.formats()
 
 def find_format(name: str) -> Format:
     """The format of that name; UsageError with the nearest names otherwise."""
-    try:
+    if isinstance(name, str) and name in FORMATS:
         return FORMATS[name]
-    except KeyError:
-        near = difflib.get_close_matches(name, FORMATS, 3)
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"Known formats: {', '.join(FORMATS)}."
-        raise UsageError(f"unknown format {name!r}", hint=hint) from None
+    near = difflib.get_close_matches(name, FORMATS, 3) if isinstance(name, str) else []
+    hint = f"Did you mean {' or '.join(near)}?" if near else f"Known formats: {', '.join(FORMATS)}."
+    raise UsageError(f"unknown format {name!r}", hint=hint)
 
 
 def row_bytes(format: str, cols: int) -> int:
