@@ -61,6 +61,7 @@ def main() -> int:
     if settings.pop("without_preallocation", False):
         del os.posix_fallocate
     tuning = Tuning(**settings.pop("tuning", {}))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line has it
     begun = False
 
     def report(progress: Progress) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,33 @@ def test_ctrl_c_keeps_what_was_done(tiny: Path, tmp_path: Path) -> None:
     assert result_of(said)["resumed_slabs"] > 0
     convert(tiny, tmp_path / "whole.gguf", "q8_0")
     assert out.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("pause", [0.0, 0.01, 0.03])
+def test_impatient_ctrl_c(number: signal.Signals, pause: float, tiny: Path, tmp_path: Path) -> None:
+    """Again and again while threads are being waited for: it still ends, cleanly, and goes on from there."""
+    out = tmp_path / "out.gguf"
+    settings = {"checkpoint": tiny, "out": out, "types": ["q8_0"], "tuning": SMALL}
+    process = start(**settings, write_seconds=0.1)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "walking\n"
+    wait_for_lines(tmp_path / "out.gguf.part.journal", 2)
+    for _ in range(4):
+        if process.poll() is None:
+            process.send_signal(number)
+        time.sleep(pause)
+    try:
+        _, err = process.communicate(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+    assert process.returncode == 130, err
+    assert err == ""
+    assert not out.exists()
+    result = convert(tiny, out, "q8_0", tuning=Tuning(**SMALL))
+    assert result.resumed_slabs > 0
 
 
 def test_torn_last_line_is_dropped(tiny: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from quantkit.convert.interrupts import Interrupts
 from quantkit.convert.journal import Journal, line_room, standing
 from quantkit.convert.ledger import Ledger
 from quantkit.convert.meter import Meter, peak_rss_bytes
@@ -14,6 +15,7 @@ from quantkit.convert.preflight import plan
 from quantkit.convert.progress import ConvertResult, OutputResult, Progress
 from quantkit.convert.request import PathLike
 from quantkit.convert.tuning import Tuning
+from quantkit.convert.verification import verify
 from quantkit.convert.walk import Sink, Walk, slab_key
 from quantkit.convert.work import Work
 from quantkit.errors import NonFiniteError, UsageError
@@ -54,7 +56,8 @@ def convert(
 
     Raises:
         As `plan`; NonFiniteError with file, tensor and index of a weight that no format can hold (nothing is left
-        behind then); OutputError when the disk is full or fails (what was done is kept, and resumed).
+        behind then); OutputError when the disk is full or fails (what was done is kept, and resumed);
+        VerificationError when a header does not read back as it was written.
     """
     begun, cpu_begun = time.monotonic(), time.process_time()
     tuning = tuning or Tuning()
@@ -82,12 +85,13 @@ def convert(
     work: Work = planned.work
     if work.journal is None:
         raise UsageError("no output was named", hint="Say which file to write.")
-    journal = Journal.open(work.journal)
-    try:
-        resumed = _carry_out(planned, work, journal, Meter(planned.source_bytes, progress), tuning)
-    finally:
-        journal.close()
-        work.checkpoint.close()
+    with Interrupts() as interrupts:
+        journal = Journal.open(work.journal)
+        try:
+            resumed = _carry_out(planned, work, journal, Meter(planned.source_bytes, progress), tuning, interrupts)
+        finally:
+            journal.close()
+            work.checkpoint.close()
     return ConvertResult(
         outputs=tuple(
             OutputResult(
@@ -111,7 +115,9 @@ def convert(
     )
 
 
-def _carry_out(planned: Plan, work: Work, journal: Journal, meter: Meter, tuning: Tuning) -> int:
+def _carry_out(
+    planned: Plan, work: Work, journal: Journal, meter: Meter, tuning: Tuning, interrupts: Interrupts
+) -> int:
     """Returns the number of slabs that an earlier run had finished."""
     parts = [[Part(file.path, file.n_bytes) for file in output.files] for output in work.outputs]
     flat = [part for of_output in parts for part in of_output]
@@ -130,17 +136,22 @@ def _carry_out(planned: Plan, work: Work, journal: Journal, meter: Meter, tuning
         try:
             for part in flat:
                 part.open()
+                interrupts.check()
         except BaseException:
             if not left.resumes:  # nothing is lost, and the room that they took is given back
                 _discard(flat, journal)
             raise
         try:
-            _walk(planned, work, parts, journal, left.finished, meter, tuning)
+            _walk(planned, work, parts, journal, left.finished, meter, tuning, interrupts)
         except NonFiniteError:
             _discard(flat, journal)  # no later run could use it: the source has to change first
             raise
         for part in flat:
             part.sync()
+            interrupts.check()
+        for output in work.outputs:
+            verify(output)
+        interrupts.check()
         journal.note_complete()
         _publish(flat, journal)
     finally:
@@ -157,6 +168,7 @@ def _walk(
     finished: frozenset[tuple[str, int, int]],
     meter: Meter,
     tuning: Tuning,
+    interrupts: Interrupts,
 ) -> None:
     sinks = _sinks(work, parts)
     for output, of_output in zip(work.outputs, parts, strict=True):
@@ -167,7 +179,9 @@ def _walk(
     meter.start(sum(slab.n_bytes for slab in work.slabs) - sum(slab.n_bytes for slab in todo))
     ledger = Ledger(journal, sync_bytes=tuning.sync_bytes, sync_seconds=tuning.sync_seconds)
     try:
-        Walk(work.checkpoint, todo, sinks, ledger, threads=planned.threads, tuning=tuning, report=meter.report).run()
+        walk = Walk(work.checkpoint, todo, sinks, ledger, threads=planned.threads, tuning=tuning, report=meter.report)
+        with interrupts.stopping(walk.stop):
+            walk.run()
     finally:
         ledger.close()
     meter.finish()

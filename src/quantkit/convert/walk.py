@@ -116,7 +116,7 @@ class Walk:
         self._threads = threads
         self._tuning = tuning
         self._report = report
-        self._stop = threading.Event()
+        self._stopped = False
         self._failure: BaseException | None = None
         self._encoded_bytes = 0
         self._ready: SimpleQueue[Loaded | None] = SimpleQueue()
@@ -130,7 +130,7 @@ class Walk:
         Raises:
             NonFiniteError: with file, tensor and index.
             OutputError, CheckpointError: from the writers and the reader.
-            KeyboardInterrupt: after all threads have ended; what they had finished is in the ledger.
+            What `stop` was given: after all threads have ended; what they had finished is in the ledger.
         """
         if not self._slabs:
             return
@@ -144,20 +144,21 @@ class Walk:
             threading.Thread(target=self._guarded, args=(self._write,), name=f"quantkit-write-{number}")
             for number in range(self._tuning.writers)
         ]
-        for thread in (reader, *writers):
-            thread.start()
+        started: list[threading.Thread] = []
         try:
+            for thread in (reader, *writers):
+                thread.start()
+                started.append(thread)
             self._encode_all()
         except BaseException as error:
-            self._fail(error)
+            self.stop(error)
             raise
         finally:
-            # In this order: nothing more is read, then what is queued is written out, also after Ctrl-C.
+            # All are told before any is waited for. Nothing more is read; what is queued is written out.
             self._free_slabs.put(None)
-            reader.join()
             for _ in writers:
                 self._writes.put(None)
-            for thread in writers:
+            for thread in started:
                 thread.join()
         if self._failure is not None:
             raise self._failure
@@ -166,12 +167,14 @@ class Walk:
         try:
             work()
         except BaseException as error:  # noqa: BLE001  handed to the caller's thread, which raises it
-            self._fail(error)
+            self.stop(error)
 
-    def _fail(self, error: BaseException) -> None:
+    def stop(self, error: BaseException) -> None:
+        """End the walk; `run` raises the first such error. From any thread, and from a signal handler: it takes no
+        lock that the interrupted code may hold (the queues are reentrant)."""
         if self._failure is None:
             self._failure = error
-        self._stop.set()
+        self._stopped = True
         self._ready.put(None)
         self._free_slabs.put(None)
         self._free_chunks.put(None)
@@ -179,7 +182,7 @@ class Walk:
     def _read(self) -> None:
         for slab in self._slabs:
             buffer = self._free_slabs.get()
-            if buffer is None or self._stop.is_set():
+            if buffer is None or self._stopped:
                 return
             self._checkpoint.read_into(slab.entry, buffer.data[: slab.n_bytes], slab.offset_bytes, slab.n_bytes)
             self._ready.put(Loaded(slab, buffer, read_scales(self._checkpoint, slab)))
@@ -187,7 +190,7 @@ class Walk:
     def _encode_all(self) -> None:
         for _ in range(len(self._slabs)):
             loaded = self._ready.get()
-            if loaded is None or self._stop.is_set():
+            if loaded is None or self._stopped:
                 return
             if not self._encode(loaded):
                 return
@@ -206,7 +209,7 @@ class Walk:
                 for first in range(0, target.n_rows, step):
                     n_rows = min(step, target.n_rows - first)
                     chunk = self._free_chunks.get()
-                    if chunk is None or self._stop.is_set():
+                    if chunk is None or self._stopped:
                         return False
                     self._encode_rows(loaded, target, sink, first, n_rows, chunk)
                     rows_done += n_rows
