@@ -1,12 +1,12 @@
 """quantkit: convert, quantize and measure Llama 4 checkpoints larger than memory.
 
-Nothing heavy is imported before it is used: `quantkit.convert(...)`, `quantkit.plan(...)` and `quantkit.kernels`.
+Nothing heavy is imported before it is used: `quantkit.convert(...)`, `quantkit.plan(...)`, `quantkit.kernels` and
+`quantkit.errors`.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from quantkit.convert.preflight import plan as plan
@@ -16,9 +16,16 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "convert", "plan"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
     if name == "plan":
-        return importlib.import_module("quantkit.convert").plan
-    if name in ("convert", "kernels"):
-        return importlib.import_module(f"quantkit.{name}")  # the room `convert` can be called like the function
+        return import_module("quantkit.convert").plan
+    if name in ("convert", "errors", "kernels"):
+        return import_module(f"quantkit.{name}")  # the room `convert` can be called like the function
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    own = (name for name in globals() if name.startswith("__") and name.endswith("__"))
+    return sorted({*own, *__all__, "errors", "kernels"})

@@ -118,7 +118,10 @@ def test_version_is_that_of_the_project() -> None:
         (["convert", "x", "out.gguf", "--type", "q4_k_m", "--tensor-type", "ffn_down=q4_k_m"], "q4_k"),
         (["convert", "x", "out.gguf", "--type", "q4_k_m", "--split-max-size", "big"], "50G"),
         (["plan", "x", "--type", "q4_k_m", "--context", "0"], "128k"),
-        (["plan", "x", "--type", "q4_k_m", "--bandwidth", "0"], "bandwidth"),
+        *(
+            (["plan", "x", "--type", "q4_k_m", "--bandwidth", value], "bandwidth")
+            for value in ("0", "-1", "nan", "inf")
+        ),
         (["inspect"], "FILE"),
     ],
 )
@@ -153,6 +156,22 @@ def test_a_missing_checkpoint_is_named_with_a_next_step(command: str, tmp_path: 
     error = json.loads(as_json.stdout)["error"]
     assert str(missing) in error["message"]
     assert error["hint"]
+
+
+def test_lines_to_copy_begin_with_what_was_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tried(*command: str) -> str:
+        done = subprocess.run([*command, "plan"], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2
+        return done.stderr
+
+    script = tmp_path / "my bin" / "quantkit"
+    script.parent.mkdir()
+    assert f"Try: {sys.executable} -m quantkit plan --help" in tried(sys.executable, "-m", "quantkit")
+    script.write_text(f"#!{sys.executable}\nfrom quantkit.cli import main\nmain()\n")
+    script.chmod(0o755)
+    assert f"Try: '{script}' plan --help" in tried(str(script))
+    monkeypatch.setenv("PATH", str(script.parent), prepend=os.pathsep)
+    assert "Try: quantkit plan --help" in tried("quantkit")
 
 
 def test_tracebacks_appear_only_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

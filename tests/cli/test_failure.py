@@ -82,3 +82,5 @@ def test_the_command_to_go_on_with_is_quoted_for_the_shell() -> None:
     failure = describe(KeyboardInterrupt(), ["convert", "my model", "out-{type}.gguf", "--type", "q4_k_m"])
     assert failure.hint.splitlines()[-1] == "quantkit convert 'my model' 'out-{type}.gguf' --type q4_k_m"
     assert describe(KeyboardInterrupt(), ["plan", "my model"]).hint == ""
+    failure = describe(KeyboardInterrupt(), ["convert", "my model"], "python -m quantkit")
+    assert failure.hint.splitlines()[-1] == "python -m quantkit convert 'my model'"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import os
+import shlex
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -26,6 +30,7 @@ COMMANDS = {
     "formats": "List the formats and recipes, their bits per weight, and when to use them.",
     "doctor": "Report version, compiler, instruction sets, threads and BLAS.",
 }
+COMPLETE_VARIABLE = "_QUANTKIT_COMPLETE"
 EXAMPLES = (
     "quantkit plan Llama-4-Scout-17B-16E-Instruct --type q4_k_m",
     "quantkit convert Llama-4-Scout-17B-16E-Instruct scout-q4_k_m.gguf --type q4_k_m",
@@ -68,7 +73,7 @@ class Application(click.Group):
         arguments = list(sys.argv[1:] if args is None else args)
         if not standalone_mode:
             return super().main(arguments, prog_name, complete_var, standalone_mode=False, **extra)
-        with failure.reported(arguments), _sigterm_interrupts():
+        with failure.reported(arguments, prog_name or "quantkit"), _sigterm_interrupts():
             result = super().main(arguments, prog_name, complete_var, standalone_mode=False, **extra)
             # Outside standalone mode click returns the code given to ctx.exit(), and our commands return None.
             sys.exit(result if isinstance(result, int) else 0)
@@ -126,11 +131,22 @@ def app(ctx: click.Context) -> None:
         ctx.exit(UsageError.exit_code)
 
 
+def _program() -> str:
+    """What was typed before the arguments, for lines to copy: `quantkit`, its path, or `python -m quantkit`."""
+    script, arguments = sys.argv[0], sys.argv[1:]
+    if script == "-c" or Path(script).name == "__main__.py":
+        return shlex.join(sys.orig_argv[: len(sys.orig_argv) - len(arguments)])
+    return "quantkit" if shutil.which("quantkit") == script else shlex.quote(script)
+
+
 def main() -> NoReturn:
     """Entry point of the `quantkit` script."""
     stdout = streams.guard()
     try:
-        app.main(prog_name="quantkit")
+        # Completion is installed for the bare name, whatever path the script that installs it was called by.
+        app.main(
+            prog_name="quantkit" if COMPLETE_VARIABLE in os.environ else _program(), complete_var=COMPLETE_VARIABLE
+        )
     except SystemExit as end:
         sys.stdout.flush()
         if not end.code and stdout.lost is not None and not isinstance(stdout.lost, BrokenPipeError):

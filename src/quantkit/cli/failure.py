@@ -37,20 +37,20 @@ class Failure:
         return json.dumps({"error": fields}, ensure_ascii=False)
 
 
-def describe(exception: BaseException, arguments: Sequence[str] = ()) -> Failure:
-    """Say what an exception means to a user who ran `quantkit *arguments`."""
+def describe(exception: BaseException, arguments: Sequence[str] = (), program: str = "quantkit") -> Failure:
+    """Say what an exception means to a user who ran `program *arguments`; `program` is quoted for the shell."""
     kind = type(exception).__name__
     if isinstance(exception, QuantkitError):
         return Failure(kind, exception.what, exception.hint, exception.exit_code)
     if isinstance(exception, click.UsageError):
-        where = f" {exception.ctx.command_path}" if exception.ctx else " quantkit"
-        return Failure(UsageError.__name__, exception.format_message(), f"Try:{where} --help", UsageError.exit_code)
+        where = exception.ctx.command_path if exception.ctx else program
+        return Failure(UsageError.__name__, exception.format_message(), f"Try: {where} --help", UsageError.exit_code)
     if isinstance(exception, click.ClickException):
         return Failure(kind, exception.format_message(), "", UsageError.exit_code)
     if isinstance(exception, (KeyboardInterrupt, click.Abort)):
         hint = ""
         if "convert" in arguments[:1]:
-            hint = f"The same command goes on from where it stopped:\n{shlex.join(['quantkit', *arguments])}"
+            hint = f"The same command goes on from where it stopped:\n{program} {shlex.join(arguments)}"
         return Failure("Interrupted", "interrupted", hint, INTERRUPTED)
     if isinstance(exception, MemoryError):
         hint = "Close other programs, or use fewer --threads; `quantkit plan` states the peak memory beforehand."
@@ -72,14 +72,14 @@ def unprinted(error: OSError, arguments: Sequence[str]) -> Failure:
 
 
 @contextmanager
-def reported(arguments: Sequence[str]) -> Iterator[None]:
+def reported(arguments: Sequence[str], program: str = "quantkit") -> Iterator[None]:
     """Report what is raised inside on stderr (and as JSON on stdout if asked for), then exit with its code."""
     try:
         yield
     except (Exception, KeyboardInterrupt) as exception:  # noqa: BLE001 - the outermost frame: nobody else would report it
         if os.environ.get("QUANTKIT_DEBUG", "0") not in ("", "0"):
             traceback.print_exc()
-        failure = describe(exception, arguments)
+        failure = describe(exception, arguments, program)
         if "--json" in arguments:
             click.echo(failure.as_json())
         click.echo(failure.text(), err=True)

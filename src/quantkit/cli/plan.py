@@ -10,7 +10,7 @@ import click
 
 from quantkit.cli.help import Command, Option, json_option
 from quantkit.cli.options import checkpoint_argument, conversion_options, out_argument, settle_outputs
-from quantkit.cli.units import TokenCount, bytes_text, count_text
+from quantkit.cli.units import Bandwidth, TokenCount, bytes_text, count_text
 
 if TYPE_CHECKING:
     from quantkit.convert import Fallback, OutputPlan, Plan
@@ -45,7 +45,7 @@ RUN = "What it takes to run"
     "--bandwidth",
     cls=Option,
     group=RUN,
-    type=click.FloatRange(min=0, min_open=True),
+    type=Bandwidth(),
     default=100.0,
     metavar="GB/s",
     help="Memory bandwidth of the machine that will run the model.",

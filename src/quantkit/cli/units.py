@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from typing import Any
 
 import click
 
@@ -63,3 +65,16 @@ class TokenCount(click.ParamType[int]):
         if match is None or int(match[1]) == 0:
             self.fail(f"{value!r} is not a number of tokens. Write it like 8192, 128k or 1M.", param, ctx)
         return int(match[1]) * {"": 1, "k": 1 << 10, "M": 1 << 20}[match[2]]
+
+
+class Bandwidth(click.FloatRange):
+    """GB/s: a number above zero, and no `inf` or `nan`, which a range lets pass."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a bandwidth. Write GB/s such as 100.", param, ctx)
+        return number
