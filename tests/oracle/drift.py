@@ -35,9 +35,6 @@ class Scores:
     def perplexity(self) -> float:
         return float(np.exp(self.surprise.mean()))
 
-    def __getitem__(self, chunks: slice | NDArray[np.intp]) -> Scores:
-        return Scores(self.kld[chunks], self.surprise[chunks])
-
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Log-probabilities (n, vocab) in float64."""
@@ -73,13 +70,18 @@ def score(path: Path, chunks: NDArray[np.int32], reference: NDArray[np.float32])
     return Scores(np.asarray(kld), np.asarray(surprise))
 
 
-def ratio(ours: Sequence[NDArray[np.float64]], theirs: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
+def joined(scores: Sequence[Scores]) -> Scores:
+    """The scores on several texts as those on one."""
+    return Scores(np.concatenate([s.kld for s in scores]), np.concatenate([s.surprise for s in scores]))
+
+
+def ratio(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> tuple[float, float]:
     """Mean KLD of `ours` over that of `theirs`, and its standard error.
 
     Both are per token (chunks, tokens) on the same text, so the difference is paired; tokens of a chunk hang together,
     so chunks are what is counted (delta method, clustered by chunk).
     """
-    a, b = np.concatenate(ours).sum(1), np.concatenate(theirs).sum(1)
+    a, b = ours.sum(1), theirs.sum(1)
     r = a.sum() / b.sum()
     n = len(a)
     return float(r), float(np.sqrt(np.square(a - r * b).sum() * n / (n - 1)) / b.sum())
