@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from tests.llama4.checkpoints import build
 
+import quantkit
 from quantkit.cli import app
-from quantkit.cli.units import bytes_text
+from quantkit.cli.units import bytes_text, count_text
 
 TINY = Path(__file__).parents[1] / "data" / "tiny-llama4"
 
@@ -50,6 +52,16 @@ def test_default_contexts_end_at_that_of_the_model() -> None:
     assert contexts
     assert max(contexts) <= model_context
     assert len(set(contexts)) == len(contexts)
+
+
+def test_default_contexts_are_those_of_python_and_of_the_help(tmp_path: Path) -> None:
+    checkpoint = build(tmp_path / "checkpoint", text_config={"max_position_embeddings": 1 << 20})
+    arguments = ["plan", str(checkpoint), "--type", "q8_0", "--json"]
+    stated = json.loads(CliRunner().invoke(app, arguments).stdout)["outputs"][0]["runtime"]
+    python = quantkit.plan(checkpoint, types="q8_0").outputs[0].runtime
+    assert [need["context"] for need in stated] == [need.context for need in python]
+    listed = " ".join(count_text(need.context) for need in python)
+    assert f"[default: ({listed})]" in CliRunner().invoke(app, ["plan", "--help"], terminal_width=300).output
 
 
 def test_the_tables_hold_the_numbers_of_the_json(tmp_path: Path) -> None:

@@ -36,8 +36,7 @@ RUN = "What it takes to run"
     group=RUN,
     type=TokenCount(),
     multiple=True,
-    default=(8 << 10, 32 << 10, 128 << 10),
-    show_default="8k 32k 128k",
+    show_default="8k 32k 128k",  # those of quantkit.plan, which --help does not load
     metavar="TOKENS",
     help="Context length to state the memory for. Repeatable; longer ones than the model's are cut to it.",
 )
@@ -65,6 +64,8 @@ def command(checkpoint: str, out: str | None, bandwidth: float, as_json: bool, *
     out, options["mmproj"] = settle_outputs(
         out, types, options["mmproj"], mmproj_only=options["mmproj_only"], out_required=False
     )
+    if not options["contexts"]:
+        del options["contexts"]
     result = plan(checkpoint, out, list(types), bandwidth_gb_s=bandwidth, **options)
     if as_json:
         output.show_json(result.to_json())

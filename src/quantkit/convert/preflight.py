@@ -27,6 +27,8 @@ from quantkit.llama4 import Hyperparameters, Model, mismatches, text_model, visi
 _FIXED_RAM_BYTES = 64 * MiB  # modules, header strings, thread stacks
 _RAM_BYTES_PER_THREAD = 4 * MiB  # the encoder's tile of source rows
 
+CONTEXTS = (8 << 10, 32 << 10, 128 << 10)  # tokens; what memory is stated for unless others are asked for
+
 
 def plan(
     checkpoint: PathLike,
@@ -48,7 +50,7 @@ def plan(
     threads: int = 0,
     force: bool = False,
     weighting: str | None = None,
-    contexts: Sequence[int] = (8192, 131072),
+    contexts: Sequence[int] = CONTEXTS,
     bandwidth_gb_s: float = 100.0,
     tuning: Tuning | None = None,
 ) -> Plan:
