@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import quantkit
 from quantkit.cli import app
 from quantkit.kernels import build_info
 
@@ -37,3 +39,10 @@ def test_the_tier_that_the_environment_asks_for_is_reported(monkeypatch: pytest.
     content = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)
     assert content["tier_override"] == "scalar"
     assert content["tier"] == "scalar"
+
+
+def test_a_plan_takes_the_threads_that_are_reported() -> None:
+    checkpoint = Path(__file__).parents[1] / "data" / "tiny-llama4"
+    assert (
+        quantkit.plan(checkpoint).threads == json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)["threads"]
+    )

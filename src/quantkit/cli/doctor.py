@@ -40,12 +40,11 @@ def report() -> dict[str, Any]:
     """All that is known about this installation, as JSON-ready values."""
     from quantkit.kernels import build_info
 
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "schema": 1,
         "version": __version__,
         **build_info(),
-        "cpus": affinity,
+        "cpus": os.cpu_count(),
         "tier_override": os.environ.get("QUANTKIT_TIER"),
         "blas": blas(),
         "python": sys.version.split()[0],

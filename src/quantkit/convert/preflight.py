@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from quantkit.convert.weighting import parse_weighting
 from quantkit.convert.work import OutputWork, Work
 from quantkit.errors import UnsupportedModelError, UsageError
 from quantkit.gguf import parse_split_size
+from quantkit.kernels import build_info
 from quantkit.llama4 import Hyperparameters, Model, mismatches, text_model, vision_mismatches, vision_model
 
 _FIXED_RAM_BYTES = 64 * MiB  # modules, header strings, thread stacks
@@ -141,7 +141,7 @@ def plan(
         source_fingerprint=source.fingerprint,
         source_bytes=sum(slab.n_bytes for slab in slabs),
         n_slabs=len(slabs),
-        threads=threads or _processors(),
+        threads=threads or build_info()["threads"],
         outputs=tuple(planned),
         disk=disk,
         peak_ram_bytes=peak,
@@ -178,10 +178,5 @@ def _peak_ram_bytes(
     chunk_bytes = tuning.chunk_bytes * tuning.chunk_buffers
     header_bytes = sum(len(file.header) for work in works for file in work.files)
     importance_bytes = statistics.n_bytes if statistics else 0
-    scratch_bytes = (threads or _processors()) * _RAM_BYTES_PER_THREAD
+    scratch_bytes = (threads or build_info()["threads"]) * _RAM_BYTES_PER_THREAD
     return slab_bytes + chunk_bytes + header_bytes + importance_bytes + scratch_bytes + _FIXED_RAM_BYTES
-
-
-def _processors() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
