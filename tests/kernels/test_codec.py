@@ -115,3 +115,24 @@ def test_out_of_another_size_is_refused() -> None:
     ):
         with pytest.raises(UsageError, match="out must be C-contiguous uint8"):
             encode_into(out, source, format="q8_0", dtype="f32", rows=4, cols=512)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"weighting": "square"}, r"unknown weighting 'square'\n.*magnitude"),
+        ({"weighting": None}, "unknown weighting None"),
+        ({"dtype": "f64"}, r"unknown scalar type 'f64'\n.*bf16"),
+        ({"offset_elements": 1}, "beyond the source"),
+        ({"row_stride": 513}, "beyond the source"),
+        ({"offset_elements": -1}, "negative"),
+        ({"scale": np.ones(3, np.float32)}, "scale"),
+    ],
+)
+def test_arguments_that_do_not_fit_together(wrong: dict[str, Any], words: str) -> None:
+    out = np.empty_like(PACKED)
+    right = {"format": "q8_0", "dtype": "f32", "rows": 4, "cols": 512}
+    encode_into(out, WEIGHTS.reshape(-1).view(np.uint8), **right)
+    assert np.array_equal(out, PACKED)
+    with pytest.raises(UsageError, match=words):
+        encode_into(out, WEIGHTS.reshape(-1).view(np.uint8), **{**right, **wrong})

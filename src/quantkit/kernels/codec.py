@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -69,22 +69,30 @@ def encode_into(
         importance = _column_weights(importance, cols)
     if scale is not None:
         scale = np.ascontiguousarray(scale, np.float32)
-    bad = _machine.encode(
-        current_tier(),
-        format,
-        source,
-        dtype,
-        offset_elements,
-        rows,
-        cols,
-        cols if row_stride is None else row_stride,
-        col_stride,
-        scale,
-        importance,
-        weighting,
-        out.reshape(-1),
-        _thread_count(threads),
-    )
+    if weighting not in get_args(Weighting):
+        raise UsageError(f"unknown weighting {weighting!r}", hint=f"Known: {', '.join(get_args(Weighting))}.")
+    if dtype not in get_args(Scalar):
+        raise UsageError(f"unknown scalar type {dtype!r}", hint=f"Known: {', '.join(get_args(Scalar))}.")
+    count = _thread_count(threads)
+    try:
+        bad = _machine.encode(
+            current_tier(),
+            format,
+            source,
+            dtype,
+            offset_elements,
+            rows,
+            cols,
+            cols if row_stride is None else row_stride,
+            col_stride,
+            scale,
+            importance,
+            weighting,
+            out.reshape(-1),
+            count,
+        )
+    except ValueError as error:  # sizes, strides and shapes that do not fit together
+        raise UsageError(str(error)) from None
     if bad is not None:
         raise OutOfRangeError(format, *bad)
 
