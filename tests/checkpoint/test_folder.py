@@ -116,6 +116,12 @@ def test_what_is_no_checkpoint_folder(tmp_path: Path, monkeypatch: pytest.Monkey
         open_checkpoint(path)
 
 
+def test_a_missing_config_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=f"{tmp_path}/config.json: missing"):
+        open_checkpoint(".")
+
+
 def test_shards_without_index_are_found_by_their_numbers(tmp_path: Path) -> None:
     root = Path(shutil.copytree(TINY, tmp_path / "model"))
     (root / "model.safetensors.index.json").unlink()

@@ -48,7 +48,7 @@ def test_place(
     shard = plant(own_tiny, PREFIX + name, index, bits)
     with pytest.raises(NonFiniteError) as caught:
         convert(own_tiny, tmp_path / "out.gguf", "q4_k_m", tuning=tuning)
-    assert caught.value.what == f"{shard}: {PREFIX}{name}{where}: weight {value} is not finite"
+    assert caught.value.what == f"{own_tiny / shard}: {PREFIX}{name}{where}: weight {value} is not finite"
     assert caught.value.hint
     assert not list(tmp_path.glob("out*"))
 

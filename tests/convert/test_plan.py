@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import time
 from pathlib import Path
 
 import pytest
-from tests.llama4.checkpoints import MAVERICK, SCOUT, SCOUT_ROPE_SCALING, build
+from tests.llama4.checkpoints import MAVERICK, SCOUT, SCOUT_ROPE_SCALING, TINY, build
 
 from quantkit.convert import convert, plan
-from quantkit.convert.plan import DiskNeed
-from quantkit.errors import PlanRefusedError, UnsupportedModelError, UsageError
+from quantkit.convert.plan import DiskNeed, Plan
+from quantkit.errors import CheckpointError, PlanRefusedError, UnsupportedModelError, UsageError
 
 
 def test_sizes_are_those_of_the_files(tiny: Path, tmp_path: Path) -> None:
@@ -86,7 +88,7 @@ def test_missing_folder_is_refused(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_too_little_disk_is_refused(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1_000_000})())
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1_000_000, "total": 2_000_000})())
     with pytest.raises(PlanRefusedError, match=r"1,000,000 bytes free, and [\d,]+ are needed"):
         convert(tiny, tmp_path / "out.gguf", "q8_0")
     assert not list(tmp_path.iterdir())
@@ -149,8 +151,153 @@ def test_usage(tiny: Path, tmp_path: Path) -> None:
         (lambda: plan(tiny, None, "q8_0", weighting="heavy"), "no weighting 'heavy'"),
         (lambda: plan(tiny, None, "q8_0", split_max_size="many"), "many"),
         (lambda: convert(tiny, None, "q8_0"), "no output was named"),
+        (lambda: plan(tiny, "", "q8_0"), "the output's name is empty"),
+        (lambda: plan(tiny, None, "q8_0", bandwidth_gb_s=math.nan), "the bandwidth is nan"),
+        (lambda: plan(tiny, None, "q8_0", bandwidth_gb_s=math.inf), "the bandwidth is inf"),
+        (lambda: plan(tiny, None, "q8_0", bandwidth_gb_s=0), "the bandwidth is 0"),
+        (lambda: plan(tiny, None, "q8_0", bandwidth_gb_s=-1.5), r"the bandwidth is -1\.5"),
     ]
     for call, message in cases:
         with pytest.raises(UsageError, match=message):
             call()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "message"),
+    [
+        ("q4_k_m", {"tensor_types": [("nosuch", "q6_k")]}, "nosuch=q6_k has no effect: no tensor has a name like that"),
+        ("q4_k_m", {"tensor_types": [("ffn_gate_inp", "q6_k")]}, r"never quantized \(blk\.0\.ffn_gate_inp\.weight, .*"),
+        ("q4_k_m", {"tensor_types": [("attn_norm", "q6_k")]}, "never quantized"),
+        (
+            "q4_k_m",
+            {"tensor_types": [("attn_.", "q8_0"), ("attn_v", "q6_k")]},
+            r"earlier --tensor-type attn_\. decides",
+        ),
+        ("q4_k_m", {"tensor_types": [("^output", "q8_0")], "output_tensor_type": "q6_k"}, "an option of its own"),
+        ("bf16", {"tensor_types": [("attn_v", "q6_k")]}, "attn_v=q6_k: bf16 takes no types of single tensors"),
+        ("f16", {"tensor_types": [("attn_v", "q6_k")]}, "f16 takes no types"),
+        ("f32", {"tensor_types": [("attn_v", "q6_k")]}, "f32 takes no types"),
+    ],
+)
+def test_overrides_without_effect_are_refused(recipe: str, overrides: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        plan(TINY, None, recipe, **overrides)
+
+
+def test_overrides_with_effect_are_taken(tiny: Path) -> None:
+    types = [("ATTN_V", "q6_k"), (r"blk\.0\.", "q8_0"), ("norm|attn_k", "q5_k"), ("attn", "q4_0")]
+    by_name = {tensor.name: tensor.type for tensor in plan(tiny, None, "q4_k_m", tensor_types=types).outputs[0].tensors}
+    wanted = {"attn_v": "q6_k", "attn_q": "q8_0", "attn_k": "q8_0", "attn_norm": "f32"}
+    assert {name: by_name[f"blk.0.{name}.weight"] for name in wanted} == wanted
+    assert by_name["blk.1.attn_k.weight"] == "q5_k"
+    assert by_name["blk.1.attn_q.weight"] == "q4_0"
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"types": ["q4_k_m"]}, "--type q4_k_m"),
+        ({"types": "q8_0"}, "--type q8_0"),
+        ({"imatrix": "some.imatrix"}, "--imatrix"),
+        ({"pure": True}, "--pure"),
+        ({"tensor_types": [("v.blk", "q8_0")]}, "--tensor-type"),
+        ({"token_embedding_type": "q8_0"}, "--token-embedding-type"),
+        ({"output_tensor_type": "q8_0"}, "--output-tensor-type"),
+        ({"split_max_size": "1G"}, "--split-max-size"),
+    ],
+)
+def test_what_only_the_model_has_is_refused_with_mmproj_only(
+    options: dict[str, object], named: str, tiny: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=f"{named} has no effect on an mmproj"):
+        convert(tiny, tmp_path / "mmproj.gguf", mmproj_only=True, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_out_the_current_folder_is_looked_at(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    planned = plan(tiny, types="q8_0")
+    (need,) = planned.disk
+    assert need.folder == tmp_path
+    assert need.needed_bytes == planned.outputs[0].n_bytes == planned.outputs[0].files[0].n_bytes
+    assert planned.outputs[0].path.name == f"{tiny.name}-q8_0.gguf"
+    assert not planned.warnings
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1_000_000, "total": 2_000_000})())
+    (warning,) = plan(tiny, types="q8_0").warnings  # it is only a plan: told, not refused
+    assert "1,000,000 bytes are free" in warning
+
+
+def test_a_wrong_tier_is_refused_before_anything_is_written(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUANTKIT_TIER", "foo")
+    with pytest.raises(UsageError, match="QUANTKIT_TIER=foo"):
+        convert(tiny, tmp_path / "out.gguf", "q8_0")
+    assert not list(tmp_path.iterdir())
+
+
+def test_absurd_numbers_of_threads_are_cut_and_told(tiny: Path) -> None:
+    planned = plan(tiny, types="q8_0", threads=100_000)
+    assert 4 <= planned.threads < 100_000
+    assert planned.warnings[0].startswith(f"100,000 threads were asked for; {planned.threads} are used")
+    assert planned.peak_ram_bytes < 10**9 * planned.threads
+    assert plan(tiny, types="q8_0", threads=2).warnings == ()
+
+
+def test_tensors_larger_than_a_split_are_told(tiny: Path, tmp_path: Path) -> None:
+    def planned(size: str) -> Plan:
+        return plan(tiny, tmp_path / "out.gguf", "q8_0", split_max_size=size)
+
+    largest = max(tensor.n_bytes for tensor in planned("1G").outputs[0].tensors)
+    assert planned(str(largest)).warnings == ()
+    (warning,) = planned(str(largest - 1)).warnings
+    assert f"larger than the split size of {largest - 1:,} bytes" in warning
+    assert f"takes {largest:,}" in warning
+
+
+def test_a_dangling_symlink_is_an_output(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    out.symlink_to(tmp_path / "unmounted" / "model.gguf")
+    with pytest.raises(PlanRefusedError, match=r"out\.gguf is a symlink to .*model\.gguf, which is not there"):
+        convert(tiny, out, "q8_0")
+    assert out.is_symlink()
+    convert(tiny, out, "q8_0", force=True)
+    assert out.read_bytes()[:4] == b"GGUF"
+
+
+def test_names_that_are_not_utf8(own_tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    out = folder / os.fsdecode(b"caf\xe9.gguf")
+    convert(own_tiny, out, "q8_0")
+    assert [os.fsencode(path.name) for path in folder.iterdir()] == [b"caf\xe9.gguf"]
+    named = own_tiny.rename(tmp_path / os.fsdecode(b"mod\xe8le"))
+    with pytest.raises(CheckpointError, match=r"mod\\xe8le': the name of the folder is not UTF-8") as caught:
+        plan(named, types="q8_0")
+    assert "Rename" in caught.value.hint
+    str(caught.value).encode()
+
+
+def test_proc_is_refused_as_what_it_is(tiny: Path) -> None:
+    with pytest.raises(PlanRefusedError, match=r"the output folder /proc is .*(stores nothing|not writable)"):
+        plan(tiny, "/proc/a.gguf", "q8_0")
+
+
+def test_the_next_name_is_suggested(tiny: Path) -> None:
+    for asked, suggested in (("q4_k", "q4_k_m"), ("Q5_K", "q5_k_m"), ("q3_k", "q3_k_m"), ("q8", "q8_0")):
+        with pytest.raises(UsageError) as caught:
+            plan(tiny, None, asked)
+        assert caught.value.hint.startswith(f"Did you mean {suggested}?")
+
+
+def test_a_chosen_weighting_is_noted(tiny: Path, tmp_path: Path) -> None:
+    import gguf
+
+    for weighting in (None, "plain", "magnitude"):
+        out = tmp_path / f"{weighting}.gguf"
+        convert(tiny, out, "q4_0", weighting=weighting)
+        field = gguf.GGUFReader(out).fields.get("quantkit.weighting")
+        assert (None if field is None else field.contents()) == weighting

@@ -89,6 +89,7 @@ def test_killed_between_renames(split: bool, tiny: Path, tmp_path: Path) -> None
         assert sum(path.suffix == ".part" for path in tmp_path.glob("out-*")) == len(whole) - count
         result = convert(tiny, out, mmproj=mmproj, **settings)
         assert result.resumed_slabs == result.n_slabs
+        assert result.read_bytes == 0
         for name, content in whole.items():
             path = tmp_path / f"out-{name}"
             assert path.read_bytes() == content
@@ -150,6 +151,7 @@ def test_torn_last_line_is_dropped(tiny: Path, tmp_path: Path) -> None:
     journal.write_bytes(b"\n".join([*lines, lines[1][:-9]]) + b"\n" * 1000)
     result = convert(tiny, out, "q8_0", tuning=Tuning(**SMALL))
     assert 0 < result.resumed_slabs < result.n_slabs
+    assert 0 < result.read_bytes < result.source_bytes
     convert(tiny, tmp_path / "whole.gguf", "q8_0")
     assert out.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
 
@@ -254,6 +256,14 @@ def test_a_damaged_journal_is_refused(tiny: Path, tmp_path: Path) -> None:
     journal.write_bytes(b"\n".join([lines[0], b"rubbish", *lines[1:]]) + b"\n")
     with pytest.raises(ResumeError, match="line 2"):
         convert(tiny, out, "q8_0")
+
+
+def test_a_journal_that_cannot_be_read_is_refused(tiny: Path, tmp_path: Path) -> None:
+    journal = tmp_path / "out.gguf.part.journal"
+    journal.mkdir()  # what root may not read either
+    with pytest.raises(ResumeError, match=r"out\.gguf\.part\.journal cannot be read: ") as caught:
+        convert(tiny, tmp_path / "out.gguf", "q8_0")
+    assert "delete" in caught.value.hint
 
 
 def test_a_finished_file_that_went_away_is_missed(tiny: Path, tmp_path: Path) -> None:

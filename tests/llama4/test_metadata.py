@@ -40,7 +40,7 @@ def test_end_of_turn_and_of_message_have_their_ids() -> None:
 def test_provenance_says_what_from_what_and_what_is_off() -> None:
     cp = open_checkpoint(TINY)
     plain = provenance(cp, "q4_k_m")
-    assert [field.key for field in plain] == ["quantkit.version", "quantkit.recipe", "quantkit.source_sha256"]
+    assert [field.key for field in plain] == ["quantkit.version", "quantkit.recipe", "quantkit.source_fingerprint"]
     assert [field.value for field in plain[1:]] == ["q4_k_m", cp.fingerprint]
     *_, off = provenance(cp, "q4_k_m", ["a is b", "c is d"])
     assert (off.key, off.value, off.type) == ("quantkit.mismatch", ["a is b", "c is d"], GGUFValueType.ARRAY)

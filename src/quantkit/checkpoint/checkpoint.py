@@ -132,7 +132,7 @@ class Checkpoint:
 
 
 def _read_config(root: Path) -> dict[str, Any]:
-    path = root / "config.json"
+    path = root.absolute() / "config.json"  # "config.json: missing" alone would not say where
     if path.is_file():
         return read_document(path)
     if (root / "params.json").exists():

@@ -24,6 +24,7 @@ def resolve_folder(path: str | os.PathLike[str]) -> Path:
             hint="Download it with `hf download ORG/MODEL --local-dir FOLDER` and give the folder.",
         )
     root = Path(path)
+    _refuse_undecodable(root)
     if root.is_symlink() and not root.exists():
         raise CheckpointError(f"{root}: broken symlink: {root.readlink()} is not there")
     if not root.exists():
@@ -42,6 +43,18 @@ def resolve_folder(path: str | os.PathLike[str]) -> Path:
             hint=f"Give one of its folders: {', '.join(cached[:5])}{', …' if len(cached) > 5 else ''}.",
         )
     return root
+
+
+def _refuse_undecodable(root: Path) -> None:
+    """The model may be named after its folder, and GGUF holds text as UTF-8."""
+    name = root.absolute().name
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise CheckpointError(
+            f"{os.fsencode(root)!r}: the name of the folder is not UTF-8, and the model is named after it",
+            hint="Rename the folder, or give a symlink to it with another name.",
+        ) from error
 
 
 def _snapshot(repo: Path) -> Path:

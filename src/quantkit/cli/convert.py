@@ -69,7 +69,7 @@ def show(result: ConvertResult) -> None:
         show_fallbacks(written.fallbacks, written.nominal_bits_per_weight, written.bits_per_weight)
     resumed = f", {result.resumed_slabs} of {result.n_slabs} slabs taken over" if result.resumed_slabs else ""
     output.line(
-        f"read {bytes_text(result.source_bytes)} in {seconds_text(result.seconds)}{resumed}; "
+        f"read {bytes_text(result.read_bytes)} in {seconds_text(result.seconds)}{resumed}; "
         f"peak memory {bytes_text(result.peak_rss_bytes)}"
     )
     for step in next_steps(result):

@@ -30,7 +30,7 @@ def located(error: NonFiniteError, slab: Slab, target: Target, first: int) -> No
     # The encoder's sentence ends in the reason, after the place in its call.
     reason = error.what.partition(f"column {getattr(error, 'col', '')} ")[2] or "cannot be encoded"
     fault = NonFiniteError(
-        f"{entry.file.name}: {entry.name}[{place_text}]{expert}: weight {getattr(error, 'value', '')} {reason}",
+        f"{entry.file}: {entry.name}[{place_text}]{expert}: weight {getattr(error, 'value', '')} {reason}",
         hint=error.hint or "The file is damaged or the training diverged; download it again or ask its publisher.",
     )
     fault.__dict__.update(file=entry.file, tensor=entry.name, index=tuple(reversed(index)))

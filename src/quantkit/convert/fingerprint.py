@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ def plan_fingerprint(
         per_tensor = "\n".join(f"{tensor.name} {format}" for tensor, format in work.tensors)
         types[f"{output.kind} {output.name}"] = hashlib.sha256(per_tensor.encode()).hexdigest()
         for file in work.files:
-            layout.update(f"{file.path.name} {file.n_bytes} {sorted(file.offsets.items())}".encode())
+            layout.update(os.fsencode(file.path.name))
+            layout.update(f" {file.n_bytes} {sorted(file.offsets.items())}".encode())
             layout.update(hashlib.sha256(file.header).digest())
     weightings = sorted({name for work in works for name in work.weighting.values()})
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from gguf import GGUFValueType
@@ -24,12 +25,14 @@ def finished_fields(
     statistics: Statistics | None,
     pure: bool,
     overrides: Sequence[str],
+    weighting: str | None,
     mismatches: Sequence[str],
 ) -> list[Field]:
     """All keys of one output: the family's, then types, imatrix, provenance.
 
     Args:
         overrides: "regex=type" as given.
+        weighting: of the encoder, where the caller chose it.
         mismatches: reasons why the runtime computes this checkpoint otherwise, which the caller allowed.
     """
     string, u32 = GGUFValueType.STRING, GGUFValueType.UINT32
@@ -38,7 +41,8 @@ def finished_fields(
         Field("general.file_type", wanted.recipe.ftype, u32),
     ]
     if statistics is not None:
-        added.append(Field("quantize.imatrix.file", statistics.path.name[:_MAX_IMATRIX_NAME], string))
+        name = os.fsencode(statistics.path.name).decode(errors="replace")
+        added.append(Field("quantize.imatrix.file", name[:_MAX_IMATRIX_NAME], string))
         if statistics.datasets:
             added.append(Field("quantize.imatrix.dataset", statistics.datasets[0], string))
         added.append(Field("quantize.imatrix.entries_count", statistics.n_entries, u32))
@@ -46,6 +50,8 @@ def finished_fields(
     added += provenance(source, wanted.name + (" --pure" if pure else ""), mismatches)
     if overrides:
         added.append(Field("quantkit.tensor_types", list(overrides), GGUFValueType.ARRAY, string))
+    if weighting is not None:
+        added.append(Field("quantkit.weighting", weighting, string))
     if statistics is not None:
         added.append(Field("quantkit.imatrix_sha256", statistics.sha256, string))
     return [*fields, *added]

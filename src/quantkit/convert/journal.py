@@ -44,6 +44,11 @@ def read_record(path: Path) -> Record | None:
         lines = path.read_bytes().rstrip(b"\n").split(b"\n")
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ResumeError(
+            f"{path} cannot be read: {error.strerror or error}",
+            hint=f"Make it readable to go on where that run stopped, or start over: {_start_over(path, lower=True)}",
+        ) from error
     fingerprint: dict[str, Any] | None = None
     finished: set[SlabKey] = set()
     complete = False

@@ -9,6 +9,7 @@ from quantkit.checkpoint import Checkpoint
 from quantkit.convert.finish import finished_fields
 from quantkit.convert.importance import Statistics, check_coverage
 from quantkit.convert.options import Options
+from quantkit.convert.overrides import refuse_idle
 from quantkit.convert.plan import Fallback, FileSize, OutputPlan, RuntimeNeed, TensorPlan
 from quantkit.convert.request import Wanted
 from quantkit.convert.weighting import weighting as default_weighting
@@ -50,6 +51,8 @@ def plan_output(
     Raises:
         PlanRefusedError: the imatrix lacks entries, or GGUF cannot hold what it is given.
     """
+    if wanted.kind == "model":
+        refuse_idle(wanted.recipe, model.outputs, options)
     choices = _choices(wanted, model, hp, options, has_imatrix=statistics is not None)
     formats = {tensor.name: tensor.keep or choices[tensor.name].type for tensor in model.outputs}
     quantized = [name for name, format in formats.items() if format not in _UNQUANTIZED]
@@ -65,6 +68,7 @@ def plan_output(
         statistics=statistics,
         pure=options.pure and wanted.kind == "model",
         overrides=options.overrides() if wanted.kind == "model" else (),
+        weighting=options.weighting,
         mismatches=reasons,
     )
     files = lay_out(

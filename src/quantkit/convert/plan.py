@@ -121,6 +121,15 @@ class DiskNeed:
     free_bytes: int
     already_bytes: int = 0
 
+    @property
+    def fits(self) -> bool:
+        return self.needed_bytes <= self.free_bytes
+
+    @property
+    def text(self) -> str:
+        """Both numbers as a phrase."""
+        return f"{self.free_bytes:,} bytes are free, and {self.needed_bytes:,} are needed"
+
 
 @dataclass(frozen=True)
 class Plan:

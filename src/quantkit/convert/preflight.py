@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from quantkit.convert.journal import Standing, standing
 from quantkit.convert.options import Options
 from quantkit.convert.output import plan_output, refuse_fallbacks
 from quantkit.convert.part import part_path
-from quantkit.convert.plan import DiskNeed, Plan
-from quantkit.convert.request import PathLike, Wanted, settle
+from quantkit.convert.plan import DiskNeed, OutputPlan, Plan
+from quantkit.convert.request import PathLike, Wanted, refuse_with_mmproj_only, settle
 from quantkit.convert.tuning import MiB, Tuning
 from quantkit.convert.weighting import parse_weighting
 from quantkit.convert.work import OutputWork, Work
@@ -25,6 +26,7 @@ from quantkit.kernels import build_info
 from quantkit.llama4 import Hyperparameters, Model, mismatches, text_model, vision_mismatches, vision_model
 
 _FIXED_RAM_BYTES = 64 * MiB  # modules, header strings, thread stacks
+_THREADS_PER_PROCESSOR = 4  # more only wait for each other
 _RAM_BYTES_PER_THREAD = 4 * MiB  # the encoder's tile of source rows
 
 CONTEXTS = (8 << 10, 32 << 10, 128 << 10)  # tokens; what memory is stated for unless others are asked for
@@ -33,7 +35,7 @@ CONTEXTS = (8 << 10, 32 << 10, 128 << 10)  # tokens; what memory is stated for u
 def plan(
     checkpoint: PathLike,
     out: PathLike | None = None,
-    types: Sequence[str] | str = ("q4_k_m",),
+    types: Sequence[str] | str | None = None,
     *,
     mmproj: PathLike | None = None,
     mmproj_only: bool = False,
@@ -58,17 +60,18 @@ def plan(
 
     Args:
         checkpoint: folder of a Llama 4 checkpoint.
-        out: the GGUF; holds `{type}` when there are several types. None plans without looking at disk and folder.
-        types: recipes ("q4_k_m" ...); all are written from one read of the source.
+        out: the GGUF; holds `{type}` when there are several types. None plans for
+            the current folder, and refuses nothing for its sake.
+        types: recipes ("q4_k_m" ...); all are written from one read of the source. None is q4_k_m.
         mmproj: also write vision tower and projector there, its matrices in the format `mmproj_type`.
-        mmproj_only: write nothing else.
+        mmproj_only: write nothing else; options that only the model has are refused then.
         imatrix: file of llama-imatrix, GGUF or legacy.
         pure, tensor_types, token_embedding_type, output_tensor_type: as in llama-quantize; pairs (regex, type).
         split_max_size: bytes, or text such as "50G".
         strict: refuse fallbacks to other types.
         allow_mismatch: convert what the runtime computes otherwise, with a warning in the metadata.
         allow_missing_imatrix: quantize tensors without an entry as if there were no imatrix.
-        threads: of the encoder; 0 takes all processors.
+        threads: of the encoder; 0 takes all processors. At most four times as many as there are.
         force: overwrite outputs. Nothing else.
         weighting: of the encoder; None takes what measurements found best.
         contexts, bandwidth_gb_s: for the numbers on running the result.
@@ -89,8 +92,20 @@ def plan(
         tuple(contexts),
         bandwidth_gb_s,
     )
-    if threads < 0:
-        raise UsageError(f"threads is {threads}; give 0 for all processors or a positive number")
+    if mmproj_only:
+        model_only = {
+            "--imatrix": imatrix is not None,
+            "--pure": pure,
+            "--tensor-type": bool(tensor_types),
+            "--token-embedding-type": token_embedding_type is not None,
+            "--output-tensor-type": output_tensor_type is not None,
+            "--split-max-size": split_max_size is not None,
+        }
+        for option in (name for name, given in model_only.items() if given):
+            refuse_with_mmproj_only(option)
+    if not (math.isfinite(bandwidth_gb_s) and bandwidth_gb_s > 0):
+        raise UsageError(f"the bandwidth is {bandwidth_gb_s} GB/s; give a number above 0")
+    threads, warnings = _settled_threads(threads)
     source = open_checkpoint(checkpoint)
     hp = Hyperparameters.from_checkpoint(source)
     reasons = _mismatches(hp, wanted)
@@ -102,7 +117,8 @@ def plan(
     models = _models(source, hp, wanted, tuning)
     statistics = read_statistics(Path(imatrix), models["model"].outputs) if imatrix and "model" in models else None
 
-    planned, works, warnings = [], [], list(reasons)
+    planned, works = [], []
+    warnings += reasons
     for output in wanted:
         result, work, missing = plan_output(
             source,
@@ -117,6 +133,8 @@ def plan(
         works.append(work)
         if missing:
             warnings.append(f"{output.name}: quantized without importance: {', '.join(missing)}")
+        if output.kind == "model" and options.split_max_bytes:
+            warnings += _oversized(result, options.split_max_bytes)
     if strict:
         refuse_fallbacks(planned)
 
@@ -125,11 +143,13 @@ def plan(
     available = room.available_ram_bytes()
     fingerprint = plan_fingerprint(source, wanted, works, options, statistics)
     left = Standing()
-    disk: tuple[DiskNeed, ...] = ()
     journal = None
-    if out is not None or (mmproj is not None and mmproj_only):
+    sizes = {file.path: file.n_bytes for work in works for file in work.files}
+    if out is None and (mmproj is None or not mmproj_only):
+        disk = _here(sizes)
+        warnings += [f"{need.folder}: not enough room: {need.text}" for need in disk if not need.fits]
+    else:
         journal = wanted[0].path.with_name(wanted[0].path.name + ".part.journal")
-        sizes = {file.path: file.n_bytes for work in works for file in work.files}
         room.check_folders(list(sizes))
         left = standing(journal, fingerprint, {part_path(path): size for path, size in sizes.items()})
         room.check_existing(list(sizes), force=force, renames_left=left.complete)
@@ -141,7 +161,7 @@ def plan(
         source_fingerprint=source.fingerprint,
         source_bytes=sum(slab.n_bytes for slab in slabs),
         n_slabs=len(slabs),
-        threads=threads or build_info()["threads"],
+        threads=threads,
         outputs=tuple(planned),
         disk=disk,
         peak_ram_bytes=peak,
@@ -178,5 +198,35 @@ def _peak_ram_bytes(
     chunk_bytes = tuning.chunk_bytes * tuning.chunk_buffers
     header_bytes = sum(len(file.header) for work in works for file in work.files)
     importance_bytes = statistics.n_bytes if statistics else 0
-    scratch_bytes = (threads or build_info()["threads"]) * _RAM_BYTES_PER_THREAD
+    scratch_bytes = threads * _RAM_BYTES_PER_THREAD
     return slab_bytes + chunk_bytes + header_bytes + importance_bytes + scratch_bytes + _FIXED_RAM_BYTES
+
+
+def _settled_threads(threads: int) -> tuple[int, list[str]]:
+    """The number of threads, and what there is to say about it."""
+    if threads < 0:
+        raise UsageError(f"threads is {threads}; give 0 for all processors or a positive number")
+    processors: int = build_info()["threads"]  # also refuses a tier that this processor lacks
+    most = _THREADS_PER_PROCESSOR * processors
+    if threads > most:
+        return most, [f"{threads:,} threads were asked for; {most} are used, as there are {processors} processors"]
+    return threads or processors, []
+
+
+def _here(sizes: dict[Path, int]) -> tuple[DiskNeed, ...]:
+    """Room in the current folder, which may be gone or closed to us: nothing is to be written there yet."""
+    try:
+        return room.disk_needs(list(sizes.items()))
+    except OSError:
+        return ()
+
+
+def _oversized(planned: OutputPlan, split_max_bytes: int) -> list[str]:
+    larger = [tensor for tensor in planned.tensors if tensor.n_bytes > split_max_bytes]
+    if not larger:
+        return []
+    first = max(larger, key=lambda tensor: tensor.n_bytes)
+    return [
+        f"{planned.recipe}: {len(larger)} tensors are larger than the split size of {split_max_bytes:,} bytes, and "
+        f"each gets a file of its own; {first.name} takes {first.n_bytes:,}"
+    ]

@@ -52,11 +52,13 @@ class ConvertResult:
         seconds, cpu_seconds: wall clock and processor time of this run.
         peak_rss_bytes: of the process since its start, interpreter included.
         source_bytes: payload bytes of the checkpoint that belong to the outputs.
+        read_bytes: of `source_bytes`, what this run read; the rest was done by an earlier one.
         n_slabs, resumed_slabs: pieces in all, and those that an earlier run had finished.
     """
 
     outputs: tuple[OutputResult, ...]
     source_bytes: int
+    read_bytes: int
     n_slabs: int
     resumed_slabs: int
     seconds: float
@@ -81,6 +83,7 @@ class ConvertResult:
                 for output in self.outputs
             ],
             "source_bytes": self.source_bytes,
+            "read_bytes": self.read_bytes,
             "n_slabs": self.n_slabs,
             "resumed_slabs": self.resumed_slabs,
             "seconds": self.seconds,

@@ -6,11 +6,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from quantkit.errors import UsageError
 from quantkit.recipes import RECIPES, Recipe, find_recipe, parse_type
 
 PathLike = str | os.PathLike[str]
+DEFAULT_TYPES = ("q4_k_m",)
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Wanted:
 def settle(
     checkpoint: PathLike,
     out: PathLike | None,
-    types: Sequence[str] | str,
+    types: Sequence[str] | str | None,
     *,
     mmproj: PathLike | None,
     mmproj_only: bool,
@@ -34,9 +36,17 @@ def settle(
 ) -> tuple[Wanted, ...]:
     """The outputs in the order in which they are planned.
 
+    Args:
+        types: None for the usual one. Only None or nothing goes with `mmproj_only`.
+
     Raises:
         UsageError: unknown recipe, a recipe twice, several types for one file name, one file name for two outputs.
     """
+    if mmproj_only and types:
+        name = types if isinstance(types, str) else types[0]
+        refuse_with_mmproj_only(f"--type {name}", hint="The format of its matrices is --mmproj-type.")
+    if types is None:
+        types = DEFAULT_TYPES
     wanted = [] if mmproj_only else _models(checkpoint, out, [types] if isinstance(types, str) else list(types))
     if mmproj is not None or mmproj_only:
         name = parse_type(mmproj_type)
@@ -50,6 +60,11 @@ def settle(
         if other is not output:
             raise UsageError(f"{output.path} cannot be both {other.kind} {other.name} and {output.kind} {output.name}")
     return tuple(wanted)
+
+
+def refuse_with_mmproj_only(option: str, *, hint: str = "Leave it out, or convert the model as well.") -> NoReturn:
+    """UsageError for an option that only the model has."""
+    raise UsageError(f"{option} has no effect on an mmproj, and --mmproj-only writes nothing else", hint=hint)
 
 
 def _models(checkpoint: PathLike, out: PathLike | None, types: list[str]) -> list[Wanted]:
@@ -79,6 +94,8 @@ def _default(checkpoint: PathLike, suffix: str) -> Path:
 
 
 def _path(path: PathLike) -> Path:
+    if not os.fspath(path):
+        raise UsageError("the output's name is empty", hint="Say which file to write, for instance model-q4_k_m.gguf.")
     settled = Path(path)
     if settled.suffix.lower() != ".gguf":
         raise UsageError(f"the output {settled} must end in .gguf", hint=f"Call it {settled}.gguf.")

@@ -27,6 +27,11 @@ def check_folders(paths: Sequence[Path]) -> None:
             raise PlanRefusedError(f"the output folder {folder} {why}", hint=f"Create it: mkdir -p {folder}")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PlanRefusedError(f"the output folder {folder} is not writable", hint="Choose another folder.")
+        if shutil.disk_usage(folder).total == 0:
+            raise PlanRefusedError(
+                f"the output folder {folder} is on a file system that stores nothing (such as /proc)",
+                hint="Choose another folder.",
+            )
 
 
 def check_existing(paths: Sequence[Path], *, force: bool, renames_left: bool) -> None:
@@ -40,8 +45,9 @@ def check_existing(paths: Sequence[Path], *, force: bool, renames_left: bool) ->
     """
     for path in paths:
         ours = renames_left and not part_path(path).exists()
-        if path.exists() and not force and not ours:
-            raise PlanRefusedError(f"{path} exists", hint="Pass --force to overwrite it, or choose another name.")
+        if os.path.lexists(path) and not force and not ours:
+            what = "exists" if path.exists() else f"is a symlink to {path.readlink()}, which is not there"
+            raise PlanRefusedError(f"{path} {what}", hint="Pass --force to overwrite it, or choose another name.")
 
 
 def disk_needs(sizes: Sequence[tuple[Path, int]]) -> tuple[DiskNeed, ...]:
@@ -52,7 +58,7 @@ def disk_needs(sizes: Sequence[tuple[Path, int]]) -> tuple[DiskNeed, ...]:
     """
     by_device: dict[int, DiskNeed] = {}
     for path, n_bytes in sizes:
-        folder = path.parent
+        folder = path.parent.absolute()
         part = part_path(path)
         already = min(n_bytes, part.stat().st_blocks * 512) if part.exists() else 0
         device = folder.stat().st_dev

@@ -20,12 +20,13 @@ from quantkit.convert.walk import Sink, Walk, slab_key
 from quantkit.convert.work import Work
 from quantkit.errors import NonFiniteError, UsageError
 from quantkit.kernels import encode_into
+from quantkit.llama4 import Slab
 
 
 def convert(
     checkpoint: PathLike,
     out: PathLike | None,
-    types: Sequence[str] | str = ("q4_k_m",),
+    types: Sequence[str] | str | None = None,
     *,
     mmproj: PathLike | None = None,
     mmproj_only: bool = False,
@@ -88,7 +89,7 @@ def convert(
     with Interrupts() as interrupts:
         journal = Journal.open(work.journal)
         try:
-            resumed = _carry_out(planned, work, journal, Meter(planned.source_bytes, progress), tuning, interrupts)
+            done = _carry_out(planned, work, journal, Meter(planned.source_bytes, progress), tuning, interrupts)
         finally:
             journal.close()
             work.checkpoint.close()
@@ -106,8 +107,9 @@ def convert(
             for output in planned.outputs
         ),
         source_bytes=planned.source_bytes,
+        read_bytes=sum(slab.n_bytes for slab in done),
         n_slabs=planned.n_slabs,
-        resumed_slabs=resumed,
+        resumed_slabs=planned.n_slabs - len(done),
         seconds=time.monotonic() - begun,
         cpu_seconds=time.process_time() - cpu_begun,
         peak_rss_bytes=peak_rss_bytes(),
@@ -117,8 +119,8 @@ def convert(
 
 def _carry_out(
     planned: Plan, work: Work, journal: Journal, meter: Meter, tuning: Tuning, interrupts: Interrupts
-) -> int:
-    """Returns the number of slabs that an earlier run had finished."""
+) -> list[Slab]:
+    """Returns the slabs that this run had to do."""
     parts = [[Part(file.path, file.n_bytes) for file in output.files] for output in work.outputs]
     flat = [part for of_output in parts for part in of_output]
     # Looked at again under the lock: another run may have gone on since the plan was made.
@@ -126,12 +128,13 @@ def _carry_out(
     if left.complete:
         meter.start(planned.source_bytes)
         _publish(flat, journal)
-        return len(work.slabs)
+        return []
     if left.resumes:
         journal.resume()
     else:
         journal.begin(work.fingerprint, line_room(slab_key(slab) for slab in work.slabs))
         sync_folder(journal.path.parent)
+    todo = [slab for slab in work.slabs if slab_key(slab) not in left.finished]
     try:
         try:
             for part in flat:
@@ -142,7 +145,7 @@ def _carry_out(
                 _discard(flat, journal)
             raise
         try:
-            _walk(planned, work, parts, journal, left.finished, meter, tuning, interrupts)
+            _walk(planned, work, parts, journal, todo, meter, tuning, interrupts)
         except NonFiniteError:
             _discard(flat, journal)  # no later run could use it: the source has to change first
             raise
@@ -157,7 +160,7 @@ def _carry_out(
     finally:
         for part in flat:
             part.close()
-    return sum(slab_key(slab) in left.finished for slab in work.slabs)
+    return todo
 
 
 def _walk(
@@ -165,7 +168,7 @@ def _walk(
     work: Work,
     parts: Sequence[Sequence[Part]],
     journal: Journal,
-    finished: frozenset[tuple[str, int, int]],
+    todo: Sequence[Slab],
     meter: Meter,
     tuning: Tuning,
     interrupts: Interrupts,
@@ -175,7 +178,6 @@ def _walk(
         for file, part in zip(output.files, of_output, strict=True):
             part.write(memoryview(file.header), 0)
     _write_computed(work, sinks)
-    todo = [slab for slab in work.slabs if slab_key(slab) not in finished]
     meter.start(sum(slab.n_bytes for slab in work.slabs) - sum(slab.n_bytes for slab in todo))
     ledger = Ledger(journal, sync_bytes=tuning.sync_bytes, sync_seconds=tuning.sync_seconds)
     try:

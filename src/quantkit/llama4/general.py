@@ -24,7 +24,9 @@ def add_general(writer: GGUFWriter, cp: Checkpoint, kind: str, outputs: Sequence
     Raises:
         CheckpointError: the model card, or generation_config.json, has a value of a type that no key can hold.
     """
-    cp.model_card()  # raises for what is malformed, before the package's parser sees it
+    import yaml  # here: only the package's parser of the card raises its errors
+
+    cp.model_card()  # raises for most of what is malformed, before the package's parser sees it
     total, shared, experts, n_experts = _count(outputs)
     try:
         metadata = gguf.Metadata.load(None, cp.root.absolute(), None, total)
@@ -35,6 +37,11 @@ def add_general(writer: GGUFWriter, cp: Checkpoint, kind: str, outputs: Sequence
             metadata.size_label = gguf.size_label(total, shared, experts, n_experts)
         writer.add_type(kind)
         metadata.set_gguf_meta_model(writer)
+    except yaml.YAMLError as error:  # a tag or alias that its loader takes and ours does not, or the reverse
+        raise CheckpointError(
+            f"{cp.root / 'README.md'}: front matter is not plain YAML: {' '.join(str(error).split())}",
+            hint="Correct the front matter, or leave README.md out; it only feeds the output's general.* metadata.",
+        ) from error
     except (AttributeError, TypeError, ValueError, KeyError) as error:
         # the package takes the card's types on trust
         raise CheckpointError(

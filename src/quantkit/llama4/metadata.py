@@ -74,7 +74,7 @@ def provenance(cp: Checkpoint, recipe: str, mismatches: Sequence[str] = ()) -> l
     fields = [
         Field("quantkit.version", quantkit.__version__, GGUFValueType.STRING),
         Field("quantkit.recipe", recipe, GGUFValueType.STRING),
-        Field("quantkit.source_sha256", cp.fingerprint, GGUFValueType.STRING),
+        Field("quantkit.source_fingerprint", cp.fingerprint, GGUFValueType.STRING),
     ]
     if mismatches:
         fields.append(Field("quantkit.mismatch", list(mismatches), GGUFValueType.ARRAY, GGUFValueType.STRING))

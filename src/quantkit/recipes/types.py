@@ -39,6 +39,8 @@ def parse_type(text: str) -> str:
 def unknown(noun: str, text: str, choices: Iterable[str]) -> UsageError:
     """The error for a name that is not one of `choices`: the nearest one, and all of them."""
     choices = list(choices)
-    close = difflib.get_close_matches(text.strip().lower(), choices, n=1)
+    name = text.strip().lower()
+    # the middle one of a family is the usual choice
+    close = [f"{name}_m"] if f"{name}_m" in choices else difflib.get_close_matches(name, choices, n=1)
     question = f"Did you mean {close[0]}? " if close else ""
     return UsageError(f"there is no {noun} {text!r}", hint=f"{question}The {noun}s are {', '.join(choices)}.")

@@ -177,6 +177,9 @@ def _card() -> Iterator[Kind]:
         ("not-yaml", b"---\nlicense: [apache-2.0\n---\n"),
         ("tab", b"---\n\tlicense: x\n---\n"),
         ("a-list", b"---\n- apache-2.0\n---\n"),
+        ("unknown-tag", b"---\nlicense: !custom x\n---\n"),
+        ("python-tag", b"---\nlicense: !!python/name:os.system\n---\n"),
+        ("impossible-date", b"---\nversion: 2024-13-45\n---\n"),
         ("not-utf8", b"---\nlicense: \xff\n---\n"),
         ("pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"),
     ):
