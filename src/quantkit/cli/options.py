@@ -182,7 +182,7 @@ _SHARED: tuple[Callable[[Callback], Callback], ...] = (
         type=click.IntRange(min=0),
         default=0,
         metavar="N",
-        help="Threads that quantize; 0 is one per processor.",
+        help="Threads that quantize, at most four per processor; 0 is one per processor.",
     ),
 )
 

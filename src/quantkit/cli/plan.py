@@ -55,7 +55,8 @@ def command(checkpoint: str, out: str | None, bandwidth: float, as_json: bool, *
 
     Takes the arguments of `quantkit convert`. Prints tensors, bytes and bits per weight by type, fallbacks, peak
     memory and disk, and what it takes to run the result: weights and KV cache, bytes read per token, and the tokens
-    per second that a memory bandwidth allows at most. Exits with 5 where `convert` would refuse.
+    per second that a memory bandwidth allows at most. Exits with the code with which `convert` would refuse; without
+    OUT, disk space is stated for the current folder and refuses nothing.
     """
     from quantkit.cli import output
     from quantkit.convert import plan
