@@ -14,7 +14,7 @@ from quantkit.gguf import Field
 from quantkit.llama4 import provenance
 
 QUANTIZATION_VERSION = 2  # of ggml's block formats
-_MAX_IMATRIX_NAME = 127  # what llama-quantize can hold
+_MAX_NAME = 127  # what llama-quantize can hold of a file or data set
 
 
 def finished_fields(
@@ -42,11 +42,12 @@ def finished_fields(
     ]
     if statistics is not None:
         name = os.fsencode(statistics.path.name).decode(errors="replace")
-        added.append(Field("quantize.imatrix.file", name[:_MAX_IMATRIX_NAME], string))
+        added.append(Field("quantize.imatrix.file", name[:_MAX_NAME], string))
         if statistics.datasets:
-            added.append(Field("quantize.imatrix.dataset", statistics.datasets[0], string))
+            added.append(Field("quantize.imatrix.dataset", statistics.datasets[0][:_MAX_NAME], string))
         added.append(Field("quantize.imatrix.entries_count", statistics.n_entries, u32))
-        added.append(Field("quantize.imatrix.chunks_count", statistics.chunk_count, u32))
+        if statistics.chunk_count:
+            added.append(Field("quantize.imatrix.chunks_count", statistics.chunk_count, u32))
     added += provenance(source, wanted.name + (" --pure" if pure else ""), mismatches)
     if overrides:
         added.append(Field("quantkit.tensor_types", list(overrides), GGUFValueType.ARRAY, string))

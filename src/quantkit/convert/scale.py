@@ -31,12 +31,12 @@ def read_scales(checkpoint: Checkpoint, slab: Slab) -> Scales | None:
     elif entry.dtype == "BF16":
         scales = (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     else:
-        raise CheckpointError(f"{entry.file.name}: {entry.name} has dtype {entry.dtype}; a scale is F32, F16 or BF16")
+        raise CheckpointError(f"{entry.file}: {entry.name} has dtype {entry.dtype}; a scale is F32, F16 or BF16")
     wrong = np.flatnonzero(~np.isfinite(scales))
     if wrong.size:
         index = int(wrong[0])
         raise NonFiniteError(
-            f"{entry.file.name}: {entry.name}[{index}] is {scales[index]}, and a scale must be finite",
+            f"{entry.file}: {entry.name}[{index}] is {scales[index]}, and a scale must be finite",
             hint="The file is damaged or was badly quantized; download it again or ask its publisher.",
         )
     return scales

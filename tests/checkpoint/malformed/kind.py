@@ -15,6 +15,14 @@ SOURCE = Path(__file__).parents[2] / "data" / "tiny-llama4"
 SHARDS = tuple(f"model-{number:05d}-of-00003.safetensors" for number in (1, 2, 3))
 INDEX = "model.safetensors.index.json"
 
+# What the command line promises for each class of error; written down here, so that a class that changes is noticed.
+EXIT_CODES = {
+    "CheckpointError": 3,
+    "NonFiniteError": 3,
+    "UnsupportedModelError": 4,
+    "PlanRefusedError": 5,
+}
+
 Stage = Literal["open", "tokenizer", "model", "payload"]
 
 
@@ -132,6 +140,11 @@ class Kind:
     match: str
     spoil: Callable[[Draft], Any]
     vision: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """Of `quantkit convert`."""
+        return EXIT_CODES[self.error]
 
     def make(self, dst: Path) -> Path:
         """Make the checkpoint at `dst`, which must not exist; returns the path to give to quantkit (mostly `dst`)."""
