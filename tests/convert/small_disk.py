@@ -1,7 +1,7 @@
 """A file system that fills up in the midst of a conversion: `python small_disk.py CHECKPOINT FOLDER`.
 
-Mounts a tmpfs at FOLDER, which needs a mount namespace of one's own (`unshare`). `whole.gguf` beside FOLDER is what must
-come out. An assertion fails, or it ends with 0.
+Mounts a tmpfs at FOLDER, which needs a mount namespace of one's own (`unshare`). `whole.gguf` beside FOLDER is what
+must come out. An assertion fails, or it ends with 0.
 """
 
 from __future__ import annotations
