@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from tests.oracle.llama import Model
 
 
-def chunked(model: Path, texts: Iterable[str], n_ctx: int, bos: int) -> NDArray[np.int32]:
-    """`texts` one after another as tokens (n, n_ctx); each chunk begins with BOS, as in llama.cpp's perplexity tool."""
+def chunked(model: Path, texts: Iterable[str], n_ctx: int, bos: int, *, skip: int = 0) -> NDArray[np.int32]:
+    """`texts` one after another as tokens (n, n_ctx); each chunk begins with BOS, as in llama.cpp's perplexity tool.
+
+    The first `skip` tokens are left out: half a chunk of them, and what was not scored now is, and the other way round.
+    """
     with Model(model, vocab_only=True) as tokenizer:
-        tokens = [token for text in texts for token in tokenizer.tokenize(text)]
+        tokens = [token for text in texts for token in tokenizer.tokenize(text)][skip:]
     n = len(tokens) // (n_ctx - 1)
     body = np.asarray(tokens[: n * (n_ctx - 1)], dtype=np.int32).reshape(n, n_ctx - 1)
     return np.concatenate([np.full((n, 1), bos, dtype=np.int32), body], axis=1)
