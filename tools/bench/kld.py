@@ -43,12 +43,12 @@ INTRODUCTION = """\
 
 Written by `tools/bench/kld.py`. Mean KLD in nats to the BF16 file that both sides are made from, by the logits of
 llama.cpp (llama-cpp-python {version}), context {n_ctx}, second half of each chunk scored. ± is one standard error of
-the paired ratio, clustered by chunk; where it is above {error}, all of the text is scored instead of a part; if that is
-not enough, the half too on which weightings were compared (nothing came of that for the formats in question); if that
-is not, once more with chunks that begin half a chunk later, so that other tokens are scored. Below 1 quantkit drifts
-less; {judged} is what we allow. The mean hangs on the few tokens whose expert changes, most of
-all where little is lost (two thirds of q8_0's mean comes from a hundredth of the tokens), so the ratio of the medians
-is given too. Perplexity of models this small hides damage; it is printed for completeness."""
+the paired ratio, clustered by chunk. Below 1 quantkit drifts less; {judged} is what we allow. Until the error is at
+most {error} or the ratio two errors below {judged}, more is scored: all of the text instead of a part; then the half
+too on which weightings were compared (nothing came of that for the formats in question); then once more with chunks
+that begin half a chunk later, so that other tokens count. The mean hangs on the few tokens whose expert changes, most
+of all where little is lost (two thirds of q8_0's mean comes from a hundredth of the tokens), so the ratio of the
+medians is given too. Perplexity of models this small hides damage; it is printed for completeness."""
 SELECTION = """\
 ## Which weights reach the encoder
 
@@ -222,7 +222,7 @@ def combined(ratios: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def report(bench: Bench, recipes: Sequence[str], with_importance: Sequence[bool]) -> list[str]:
-    """Ours over theirs, as shipped; on more text where the error is too large, at last on the other half as well."""
+    """Ours over theirs, as shipped; on more and more text as long as the error leaves the answer open."""
     whole = replace(bench, n_chunks=sys.maxsize)
     both = [whole, replace(whole, half="selection")]
     steps = [bench], [whole], both, both + [replace(part, skip=N_CTX // 2) for part in both]
@@ -239,7 +239,7 @@ def report(bench: Bench, recipes: Sequence[str], with_importance: Sequence[bool]
                 ours = [part.scores(part.ours(recipe, name="ours", importance=importance)) for part in step]
                 a, b = drift.joined(ours), drift.joined(theirs)
                 ratio, error = drift.ratio(a.kld, b.kld)
-                if error <= LARGEST_ERROR:
+                if error <= LARGEST_ERROR or ratio + 2 * error <= JUDGED:
                     break
             over = (
                 ""
