@@ -22,6 +22,7 @@ from importlib.metadata import version
 from itertools import cycle
 from pathlib import Path
 
+import gguf
 import numpy as np
 from numpy.typing import NDArray
 
@@ -75,6 +76,15 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:24]
 
 
+def content(path: Path) -> bytes:
+    """What a file computes with: its tensors. Metadata may change without making a score stale."""
+    hashed = hashlib.sha256()
+    for tensor in gguf.GGUFReader(path).tensors:
+        hashed.update(f"{tensor.name} {tensor.tensor_type} {tensor.shape}".encode())
+        hashed.update(tensor.data.tobytes())
+    return hashed.digest()
+
+
 @dataclass
 class Bench:
     """One checkpoint: its 16-bit file, importance matrix and texts, made when first asked for."""
@@ -114,7 +124,7 @@ class Bench:
 
     @cached_property
     def entries(self) -> dict[str, imatrix.Entry]:
-        kept = self.folder / f"entries-{digest(self.base.read_bytes() + self.calibration.tobytes())}.npz"
+        kept = self.folder / f"entries-{digest(content(self.base) + self.calibration.tobytes())}.npz"
         if not kept.exists():
             entries = imatrix.collect(self.base, self.calibration)
             flat = {name: entry.sums for name, entry in entries.items()}
@@ -136,7 +146,7 @@ class Bench:
 
     @cached_property
     def _key(self) -> str:
-        return digest(self.base.read_bytes() + self.evaluation.tobytes())
+        return digest(content(self.base) + self.evaluation.tobytes())
 
     @cached_property
     def reference(self) -> NDArray[np.float32]:
@@ -177,8 +187,8 @@ class Bench:
         )
 
     def scores(self, path: Path) -> drift.Scores:
-        """Scores of a file, from the cache when the same bytes have been scored on the same text before."""
-        kept = self.folder / f"scores-{self._key}-{digest(path.read_bytes())}.npz"
+        """Scores of a file, from the cache when the same tensors have been scored on the same text before."""
+        kept = self.folder / f"scores-{self._key}-{digest(content(path))}.npz"
         if not kept.exists():
             scores = drift.score(path, self.evaluation, self.reference)
             np.savez(kept, kld=scores.kld, surprise=scores.surprise)
