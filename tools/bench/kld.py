@@ -38,18 +38,17 @@ from quantkit.recipes import RECIPES  # noqa: E402
 N_CTX, CALIBRATION_CTX = 256, 512
 WEIGHTINGS = ("plain", "magnitude")
 JUDGED = 1.03
-LARGEST_ERROR = 0.03
 INTRODUCTION = """\
 # Drift against llama.cpp's quantizer
 
 Written by `tools/bench/kld.py`. Mean KLD in nats to the BF16 file that both sides are made from, by the logits of
 llama.cpp (llama-cpp-python {version}), context {n_ctx}, second half of each chunk scored. ± is one standard error of
-the paired ratio, clustered by chunk. Below 1 quantkit drifts less; {judged} is what we allow. Until the error is at
-most {error} or the ratio two errors below {judged}, more is scored: all of the text instead of a part; then the half
-too on which weightings were compared (nothing came of that for the formats in question); then once more with chunks
-that begin half a chunk later, so that other tokens count. The mean hangs on the few tokens whose expert changes, most
-of all where little is lost (two thirds of q8_0's mean comes from a hundredth of the tokens), so the ratio of the
-medians is given too. Perplexity of models this small hides damage; it is printed for completeness."""
+the paired ratio, clustered by chunk. Below 1 quantkit drifts less; {judged} is what we allow. As long as the ratio is
+within two errors of that, more is scored: all of the text instead of a part; then the half too on which weightings were
+compared (nothing came of that for the formats in question); then once more with chunks that begin half a chunk later,
+so that other tokens count. The mean hangs on the few tokens whose expert changes, most of all where little is lost (two
+thirds of q8_0's mean comes from a hundredth of the tokens), so the ratio of the medians is given too. Perplexity of
+models this small hides damage; it is printed for completeness."""
 SELECTION = """\
 ## Which weights reach the encoder
 
@@ -249,7 +248,7 @@ def report(bench: Bench, recipes: Sequence[str], with_importance: Sequence[bool]
                 ours = [part.scores(part.ours(recipe, name="ours", importance=importance)) for part in step]
                 a, b = drift.joined(ours), drift.joined(theirs)
                 ratio, error = drift.ratio(a.kld, b.kld)
-                if error <= LARGEST_ERROR or ratio + 2 * error <= JUDGED:
+                if abs(ratio - JUDGED) >= 2 * error:
                     break
             over = (
                 ""
@@ -292,7 +291,7 @@ def main() -> None:
             benches[half].append(
                 Bench(checkpoint.resolve(), args.texts, args.cache, half, n_chunks, args.calibration_chunks)
             )
-    text = [INTRODUCTION.format(version=version("llama-cpp-python"), n_ctx=N_CTX, error=LARGEST_ERROR, judged=JUDGED)]
+    text = [INTRODUCTION.format(version=version("llama-cpp-python"), n_ctx=N_CTX, judged=JUDGED)]
     if args.stage != "report":
         by_type = {RECIPES[name].default_type: name for name in reversed(recipes)}
         text += [
