@@ -152,6 +152,7 @@ def main() -> None:
     parser.add_argument("--experts", type=int, default=8, help="8: 2.4 GB of bf16; Scout has 16 (default: 8)")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--floor", action="store_true", help="only q8_0 against plain copies")
     parser.add_argument("--write", type=Path, help="write the table as markdown")
     args = parser.parse_args()
 
@@ -161,7 +162,7 @@ def main() -> None:
     shard = source / "model.safetensors"
     python, threads = sys.executable, str(args.threads)
     sixteen, out = args.folder / "peer-bf16.gguf", args.folder / "out.gguf"
-    types = {"q4_k_m": 15, "q8_0": 7}
+    types = {"q8_0": 7} if args.floor else {"q4_k_m": 15, "q8_0": 7}
     costs: dict[str, list[Cost]] = {}
     sizes: dict[str, int] = {}
 
@@ -172,18 +173,19 @@ def main() -> None:
         )
 
     for _ in range(args.runs):
-        first = run(python, "-c", PEER_CONVERT, str(source), str(sixteen), "bf16")
+        if not args.floor:
+            first = run(python, "-c", PEER_CONVERT, str(source), str(sixteen), "bf16")
         for name, ftype in types.items():
-            out.unlink(missing_ok=True)
-            second = run(python, "-c", PEER_QUANTIZE, str(sixteen), str(out), str(ftype), threads)
-            note(f"{name} llama.cpp, two steps", add(first, second))
+            if not args.floor:
+                second = run(python, "-c", PEER_QUANTIZE, str(sixteen), str(out), str(ftype), threads)
+                note(f"{name} llama.cpp, two steps", add(first, second))
             out.unlink(missing_ok=True)
             note(
                 f"{name} quantkit",
                 run(python, "-m", "quantkit", "convert", str(source), str(out), "--type", name, "--threads", threads),
             )
             sizes[name] = out.stat().st_size
-        sixteen.unlink()
+        sixteen.unlink(missing_ok=True)
         out.unlink()
         note("q8_0 plain copies", run(python, "-c", COPY, str(out), str(sizes["q8_0"]), str(shard)))
         out.unlink()
@@ -208,7 +210,7 @@ def main() -> None:
         written = sizes[kind] / 1e9 + (gb if "two steps" in name else 0)
         lines.append(f"| {name} | {cost.wall:.1f} | {cost.cpu:.1f} | {cost.peak_rss_bytes / 1e9:.2f} | {written:.2f} |")
     lines.append("")
-    for name in types:
+    for name in () if args.floor else types:
         ours, peer = median(costs[f"{name} quantkit"]), median(costs[f"{name} llama.cpp, two steps"])
         lines.append(
             f"- {name}: {peer.wall / ours.wall:.1f} × faster by wall time, {peer.cpu / ours.cpu:.1f} × by CPU time."
