@@ -89,3 +89,13 @@ def test_another_models_entry_is_refused_even_then(tiny: Path, tmp_path: Path) -
     path = write_imatrix_gguf(tmp_path / "stats", entries)
     with pytest.raises(CheckpointError, match=r"blk\.1\.attn_v\.weight has 512 values .* 256 input columns"):
         plan(tiny, types="q4_k_m", imatrix=path, allow_missing_imatrix=True)
+
+
+def test_q8_0_is_the_same_with_an_imatrix(tiny: Path, tmp_path: Path) -> None:
+    stats = write_imatrix_gguf(tmp_path / "stats", collected(tiny))
+    convert(tiny, tmp_path / "with.gguf", "q8_0", imatrix=stats, threads=2)
+    convert(tiny, tmp_path / "without.gguf", "q8_0", threads=2)
+    with_it, without = (gguf.GGUFReader(tmp_path / f"{name}.gguf").tensors for name in ("with", "without"))
+    for a, b in zip(with_it, without, strict=True):
+        assert a.name == b.name
+        assert np.array_equal(a.data, b.data), a.name

@@ -12,6 +12,7 @@ from quantkit.convert.options import Options
 from quantkit.convert.overrides import refuse_idle
 from quantkit.convert.plan import Fallback, FileSize, OutputPlan, RuntimeNeed, TensorPlan
 from quantkit.convert.request import Wanted
+from quantkit.convert.weighting import takes_importance
 from quantkit.convert.weighting import weighting as default_weighting
 from quantkit.convert.work import OutputWork
 from quantkit.errors import PlanRefusedError
@@ -60,7 +61,11 @@ def plan_output(
     importance = {}
     if statistics is not None:
         missing = check_coverage(statistics, quantized, allow_missing=options.allow_missing_imatrix)
-        importance = {name: statistics.importance[name] for name in quantized if name in statistics.importance}
+        importance = {
+            name: statistics.importance[name]
+            for name in quantized
+            if name in statistics.importance and takes_importance(formats[name])
+        }
     fields = finished_fields(
         source,
         model.metadata,

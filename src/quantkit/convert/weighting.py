@@ -19,6 +19,14 @@ def weighting(format: str, has_importance: bool) -> Weighting:
     return "magnitude" if (format, has_importance) in _MAGNITUDE else "plain"
 
 
+def takes_importance(format: str) -> bool:
+    """Whether an importance matrix reaches the encoder of `format`.
+
+    Not that of q8_0: there it made the KLD no smaller (docs/benchmarks/kld.md), and llama.cpp leaves it out too.
+    """
+    return format != "q8_0"
+
+
 def parse_weighting(name: str) -> Weighting:
     """A weighting by name; UsageError when the encoders know none of that name."""
     if name not in get_args(Weighting):
