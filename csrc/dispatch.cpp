@@ -12,8 +12,11 @@ namespace quantkit {
 namespace scalar {
 extern const Tier TIER;
 }
-#if defined(QUANTKIT_HAS_AVX2)
+#if defined(QUANTKIT_X86)
 namespace avx2 {
+extern const Tier TIER;
+}
+namespace avx512 {
 extern const Tier TIER;
 }
 #endif
@@ -21,8 +24,9 @@ extern const Tier TIER;
 std::vector<const Tier*> tiers_built() {
     return {
         &scalar::TIER,
-#if defined(QUANTKIT_HAS_AVX2)
+#if defined(QUANTKIT_X86)
         &avx2::TIER,
+        &avx512::TIER,
 #endif
     };
 }

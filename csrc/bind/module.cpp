@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 
+#include "cpu.h"
 #include "dispatch.h"
 #include "threads.h"
 
@@ -115,6 +116,7 @@ static nb::dict build_info() {
     }
     info["tiers_built"] = built;
     info["tiers_supported"] = supported;
+    info["vnni"] = has_vnni();
     info["threads"] = hardware_threads();
     return info;
 }
@@ -126,5 +128,6 @@ NB_MODULE(_machine, m) {
           "row_stride"_a, "col_stride"_a, "row_scale"_a.none(), "importance"_a.none(), "weighting"_a, "out"_a,
           "threads"_a, "None, or (row, column, value) of the first element that cannot be encoded.");
     m.def("decode", &decode_bytes, "tier"_a, "format"_a, "packed"_a, "out"_a, "threads"_a);
-    m.def("build_info", &build_info, "Compiler, tiers built, tiers this processor supports, threads.");
+    m.def("build_info", &build_info,
+          "Compiler, tiers built, tiers this processor supports, whether it has AVX512_VNNI, threads.");
 }

@@ -21,4 +21,6 @@ def encode(tier: str, format: str, source: Annotated[NDArray[numpy.uint8], dict(
 def decode(tier: str, format: str, packed: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')], threads: int) -> None: ...
 
 def build_info() -> dict:
-    """Compiler, tiers built, tiers this processor supports, threads."""
+    """
+    Compiler, tiers built, tiers this processor supports, whether it has AVX512_VNNI, threads.
+    """
