@@ -2,6 +2,7 @@
 
 from quantkit.kernels.codec import dequantize, encode_into, quantize
 from quantkit.kernels.formats import FORMATS, Format, row_bytes
+from quantkit.kernels.matmul import matmul, matmul_experts
 from quantkit.kernels.tier import build_info, current_tier
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "current_tier",
     "dequantize",
     "encode_into",
+    "matmul",
+    "matmul_experts",
     "quantize",
     "row_bytes",
 ]

@@ -73,7 +73,7 @@ def encode_into(
         raise UsageError(f"unknown weighting {weighting!r}", hint=f"Known: {', '.join(get_args(Weighting))}.")
     if dtype not in get_args(Scalar):
         raise UsageError(f"unknown scalar type {dtype!r}", hint=f"Known: {', '.join(get_args(Scalar))}.")
-    count = _thread_count(threads)
+    count = thread_count(threads)
     try:
         bad = _machine.encode(
             current_tier(),
@@ -203,7 +203,8 @@ def _column_weights(importance: npt.NDArray[Any], cols: int) -> npt.NDArray[np.f
     return np.ascontiguousarray(importance, np.float32)
 
 
-def _thread_count(threads: int) -> int:
+def thread_count(threads: int) -> int:
+    """The number as the machine room takes it; UsageError when it is none."""
     try:
         count = operator.index(threads)
     except TypeError:
@@ -236,7 +237,7 @@ def dequantize(packed: Bytes, format: str, *, dtype: npt.DTypeLike = np.float32,
             f"not {packed.dtype} of shape {packed.shape}"
         )
     out = np.empty((*packed.shape[:-1], packed.shape[-1] // found.block_bytes * found.block_size), np.float32)
-    _machine.decode(current_tier(), format, packed.reshape(-1), out.reshape(-1), _thread_count(threads))
+    _machine.decode(current_tier(), format, packed.reshape(-1), out.reshape(-1), thread_count(threads))
     return out.astype(wanted, copy=False)
 
 

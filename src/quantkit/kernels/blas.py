@@ -1,0 +1,45 @@
+"""How many threads numpy's BLAS takes while we call it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from threading import Lock
+from typing import Any
+
+_lock = Lock()
+_inside = 0
+_limit: Any = None
+
+
+@cache
+def _libraries() -> Any:
+    from threadpoolctl import ThreadpoolController  # looks for the process's libraries: milliseconds, once
+
+    return ThreadpoolController()
+
+
+@contextmanager
+def blas_threads(count: int) -> Iterator[None]:
+    """Set the number of threads of BLAS for the length of a `with` block; 0 leaves it as it is.
+
+    The number is one for the whole process. Where blocks overlap in time, that of the first one holds until the last
+    has left, so that none puts back a number that another had set.
+    """
+    global _inside, _limit
+    if not count:
+        yield
+        return
+    with _lock:
+        if not _inside:
+            _limit = _libraries().limit(limits=count, user_api="blas")
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                _limit.restore_original_limits()
+                _limit = None

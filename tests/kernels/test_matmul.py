@@ -1,0 +1,265 @@
+"""Products with packed weights against float64, within the bound that is derived for float accumulation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.kernels.matrices import Matrix, rows_of
+from threadpoolctl import ThreadpoolController
+
+from quantkit.errors import NonFiniteError, UsageError
+from quantkit.kernels import FORMATS, build_info, dequantize, matmul, matmul_experts, quantize
+
+TIERS = build_info()["tiers_supported"]
+NAMES = list(FORMATS)
+KINDS = ["gauss", "heavy", "outlier", "blocks", "range", "zero", "subnormal", "vanishing", "huge", "real"]
+
+
+def gauss(shape: tuple[int, ...], seed: int = 1) -> Matrix:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def weights_of(name: str, rows: int, cols: int, seed: int = 2) -> tuple[npt.NDArray[np.uint8], Matrix]:
+    """Packed, and what they decode to."""
+    packed = quantize(gauss((rows, cols), seed), name)
+    return packed, dequantize(packed, name)
+
+
+def assert_within_bound(y: Matrix, x: Matrix, w: Matrix, roundings: int) -> None:
+    """|y - x Wᵀ| <= gamma(roundings) |x| |W|ᵀ + cols 2**-149, element by element; the product itself in float64, whose
+    own error is 2**-29 of the bound."""
+    exact = x.astype(np.float64) @ w.T.astype(np.float64)
+    unit = roundings * 2.0**-24
+    bound = unit / (1 - unit) * (np.abs(x).astype(np.float64) @ np.abs(w).T.astype(np.float64))
+    bound = bound * (1 + 2.0**-20) + x.shape[-1] * 2.0**-149
+    assert y.dtype == np.float32
+    assert y.shape == exact.shape
+    over = np.abs(y.astype(np.float64) - exact) - bound
+    assert (over <= 0).all(), (
+        f"worst at {np.unravel_index(np.argmax(over), over.shape)}, {over.max():g} beyond the bound"
+    )
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_exact_stays_within_its_bound(name: str, tier: str, data: st.DataObject) -> None:
+    size = FORMATS[name].block_size
+    cols = data.draw(st.integers(1, 3)) * size if size > 1 else data.draw(st.integers(1, 300))
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    kinds = st.lists(st.sampled_from(KINDS), min_size=1, max_size=9)
+    w = rows_of(data.draw(kinds), cols, seed)
+    x = rows_of(data.draw(kinds), cols, seed + 1)
+    packed = quantize(w, name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QUANTKIT_TIER", tier)
+        y = matmul(x, packed, name, threads=data.draw(st.integers(0, 3)))
+    assert_within_bound(y, x, dequantize(packed, name), cols)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 4, 5, 7, 8, 9, 17, 130])
+def test_any_number_of_rows(name: str, n: int) -> None:
+    packed, w = weights_of(name, 37, 512)
+    x = gauss((n, 512))
+    assert_within_bound(matmul(x, packed, name), x, w, 512)
+
+
+@pytest.mark.parametrize("n", [1, 3, 130])
+def test_weights_larger_than_the_scratch(n: int) -> None:
+    """Several blocks of rows, the last one short; and rows each of which is larger than what fits."""
+    for rows, cols in [(1003, 8192), (35, 1 << 17)]:
+        packed, w = weights_of("q8_0", rows, cols)
+        x = gauss((n, cols))
+        assert_within_bound(matmul(x, packed, "q8_0"), x, w, cols)
+
+
+def test_one_dimension_gives_one() -> None:
+    packed, _ = weights_of("q4_k", 5, 256)
+    x = gauss((1, 256))
+    y = matmul(x[0], packed, "q4_k")
+    assert y.shape == (5,)
+    np.testing.assert_array_equal(y, matmul(x, packed, "q4_k")[0])
+
+
+@pytest.mark.parametrize("n", [1, 130])
+def test_no_rows_and_no_columns(n: int) -> None:
+    assert matmul(gauss((n, 256)), np.empty((0, 144), np.uint8), "q4_k").shape == (n, 0)
+    np.testing.assert_array_equal(matmul(gauss((n, 0)), np.empty((3, 0), np.uint8), "q4_k"), np.zeros((n, 3)))
+
+
+@pytest.mark.parametrize("n", [2, 130])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.uint16, np.float64])
+def test_activations_of_every_dtype_are_read_as_they_are(dtype: Any, n: int) -> None:
+    packed, w = weights_of("q6_k", 21, 512)
+    x = gauss((n, 512)).astype(ml_dtypes.bfloat16 if dtype is np.uint16 else dtype)
+    given = x.view(np.uint16) if dtype is np.uint16 else x
+    wide = x.astype(np.float32)
+    np.testing.assert_array_equal(matmul(given, packed, "q6_k"), matmul(wide, packed, "q6_k"))
+    assert_within_bound(matmul(given, packed, "q6_k"), wide, w, 512)
+
+
+def test_strides_do_not_matter() -> None:
+    packed, _ = weights_of("q5_0", 16, 64)
+    x = gauss((6, 64))
+    expected = matmul(x, packed, "q5_0")
+    np.testing.assert_array_equal(matmul(np.asfortranarray(x), packed, "q5_0"), expected)
+    np.testing.assert_array_equal(matmul(np.repeat(x, 2, axis=1)[:, ::2], packed, "q5_0"), expected)
+    np.testing.assert_array_equal(matmul(x, np.repeat(packed, 2, axis=0)[::2], "q5_0"), expected)
+    np.testing.assert_array_equal(matmul(x, np.asfortranarray(packed), "q5_0"), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scaling_activations_by_a_power_of_two_scales_the_result(name: str) -> None:
+    packed, _ = weights_of(name, 19, 256)
+    x = gauss((5, 256))
+    np.testing.assert_array_equal(
+        matmul(x * np.float32(2**40), packed, name), matmul(x, packed, name) * np.float32(2**40)
+    )
+
+
+def test_memory_stays_small() -> None:
+    """Peak of the process's allocations in numpy: scratch and result, a sixth of the weights as float32."""
+    import tracemalloc
+
+    packed = np.zeros((8192, 8192 // 32 * 18), np.uint8)
+    x = gauss((130, 8192))
+    tracemalloc.start()
+    matmul(x, packed, "q4_0")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8192 * 8192 * 4 / 6
+
+
+@pytest.mark.parametrize("n", [1, 130])
+def test_threads_bound_those_of_blas(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    blas = ThreadpoolController().select(user_api="blas")
+    before = [library.num_threads for library in blas.lib_controllers]
+    assert before, "numpy has no BLAS whose threads can be set"
+    seen: list[int] = []
+    multiply = np.matmul
+
+    def spy(*args: Any, **options: Any) -> Any:
+        seen.extend(library.num_threads for library in blas.lib_controllers)
+        return multiply(*args, **options)
+
+    monkeypatch.setattr(np, "matmul", spy)
+    packed, _ = weights_of("q4_0", 40, 64)
+    matmul(gauss((n, 64)), packed, "q4_0", threads=1)
+    assert set(seen) == {1}
+    assert [library.num_threads for library in blas.lib_controllers] == before
+
+
+def test_wrong_usage_is_named() -> None:
+    packed, _ = weights_of("q4_k", 4, 256)
+    x = gauss((2, 256))
+    for wrong, words in [
+        (lambda: matmul(gauss((2, 255)), packed, "q4_k"), r"\(n, 256\).*\(2, 255\)"),
+        (lambda: matmul(gauss((1, 2, 256)), packed, "q4_k"), r"\(1, 2, 256\)"),
+        (lambda: matmul(np.float32(1), packed, "q4_k"), "shape"),
+        (lambda: matmul(np.ones((2, 256), np.int32), packed, "q4_k"), "int32"),
+        (lambda: matmul(np.ones((2, 256), complex), packed, "q4_k"), "complex"),
+        (lambda: matmul(x, packed[:, :-1], "q4_k"), "144-byte blocks"),
+        (lambda: matmul(x, packed[0], "q4_k"), r"\(144,\)"),
+        (lambda: matmul(x, packed[None], "q4_k"), r"\(1, 4, 144\)"),
+        (lambda: matmul(x, packed.astype(np.int8), "q4_k"), "int8"),
+        (lambda: matmul(x, packed, "q4k"), "Did you mean"),
+        (lambda: matmul(x, packed, "q4_k", mode="quick"), "exact"),  # type: ignore[arg-type]
+        (lambda: matmul(x, packed, "q4_k", threads=-1), "threads"),
+    ]:
+        with pytest.raises(UsageError, match=words):
+            wrong()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])
+def test_an_activation_that_is_not_finite_is_named(value: float) -> None:
+    packed, _ = weights_of("q4_k", 4, 256)
+    x = gauss((3, 256)).astype(np.float64)
+    x[1, 77] = value
+    with pytest.raises(NonFiniteError, match="row 1, column 77"):
+        matmul(x, packed, "q4_k")
+
+
+@pytest.mark.parametrize("n", [1, 130])
+def test_a_weight_that_is_not_finite_is_named(n: int) -> None:
+    packed, _ = weights_of("q8_0", 300, 64)
+    packed[123, 34:36] = np.array([0x7E00], "<u2").view(np.uint8)  # the second scale: columns 32 .. 63
+    with pytest.raises(NonFiniteError, match="row 123, column 32"):
+        matmul(gauss((n, 64)), packed, "q8_0")
+
+
+@pytest.mark.parametrize("n", [1, 130])
+def test_a_result_beyond_float32_is_named(n: int) -> None:
+    w = np.ones((3, 64), np.float32)
+    w[1] = 3e38
+    packed = quantize(w, "f32")
+    with pytest.raises(NonFiniteError, match="row 1 of the weights is beyond float32"):
+        matmul(np.full((n, 64), 2, np.float32), packed, "f32")
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_experts_within_the_bound(name: str, scaled: bool) -> None:
+    """Expert 1 and the last have no rows; the others' lie mixed."""
+    rng = np.random.default_rng(5)
+    w = gauss((5, 9, 256))
+    packed = quantize(w, name)
+    decoded = dequantize(packed, name)
+    ids = rng.choice([0, 2, 3], 40)
+    x = gauss((40, 256), 3)
+    scale = rng.uniform(0, 1, 40).astype(np.float32) if scaled else None
+    y = matmul_experts(x, packed, name, ids, scale=scale)
+    assert y.shape == (40, 9)
+    wide = x.astype(np.float64) * (1 if scale is None else scale[:, None].astype(np.float64))
+    for i, expert in enumerate(ids):
+        assert_within_bound(y[i : i + 1], wide[i : i + 1], decoded[expert], 257)
+
+
+def test_experts_are_matmuls_of_their_own_rows() -> None:
+    """A row's result is that of its expert's panel: all rows in one expert is one matmul, bit for bit."""
+    packed = quantize(gauss((3, 8, 512)), "q4_k")
+    x = gauss((140, 512), 4)
+    np.testing.assert_array_equal(matmul_experts(x, packed, "q4_k", np.full(140, 2)), matmul(x, packed[2], "q4_k"))
+    one = matmul_experts(x[:1].astype(np.float16), packed, "q4_k", np.array([1], np.uint8), scale=np.array([0.5]))
+    np.testing.assert_array_equal(one, matmul(x[:1].astype(np.float16), packed[1], "q4_k") / 2)
+
+
+def test_experts_without_rows() -> None:
+    packed = quantize(gauss((3, 8, 256)), "q4_k")
+    assert matmul_experts(gauss((0, 256)), packed, "q4_k", np.empty(0, int)).shape == (0, 8)
+
+
+def test_wrong_usage_of_experts_is_named() -> None:
+    packed = quantize(gauss((3, 8, 256)), "q4_k")
+    x, ids = gauss((4, 256)), np.array([0, 1, 2, 0])
+    for wrong, words in [
+        (lambda: matmul_experts(x, packed, "q4_k", np.array([0, 1, 3, 0])), "expert id 3 of row 2"),
+        (lambda: matmul_experts(x, packed, "q4_k", np.array([0, -1, 2, 0])), "expert id -1 of row 1"),
+        (lambda: matmul_experts(x, packed, "q4_k", ids[:3]), r"\(4,\)"),
+        (lambda: matmul_experts(x, packed, "q4_k", ids.astype(np.float32)), "float32"),
+        (lambda: matmul_experts(x[0], packed, "q4_k", ids[:1]), r"\(256,\)"),
+        (lambda: matmul_experts(x, packed[0], "q4_k", ids), r"\(8, 144\)"),
+        (lambda: matmul_experts(x, packed, "q4_k", ids, scale=np.ones(3)), "scale"),
+        (lambda: matmul_experts(x, packed, "q4_k", ids, scale=np.ones(4, complex)), "complex"),
+        (lambda: matmul_experts(x, packed, "q4_k", ids, mode="quick"), "exact"),  # type: ignore[arg-type]
+    ]:
+        with pytest.raises(UsageError, match=words):
+            wrong()
+    with pytest.raises(NonFiniteError, match="scale nan of row 2"):
+        matmul_experts(x, packed, "q4_k", ids, scale=np.array([1, 1, np.nan, 1]))
+    with pytest.raises(NonFiniteError, match=r"scaled activation .*row 2"):
+        matmul_experts(x, packed, "q4_k", ids, scale=np.array([1, 1, 3e38, 1]) * 1.1)
+
+
+def test_a_weight_that_is_not_finite_is_named_with_its_expert() -> None:
+    packed = quantize(gauss((3, 8, 64)), "q8_0")
+    packed[1, 6, 0:2] = np.array([0x7C00], "<u2").view(np.uint8)
+    with pytest.raises(NonFiniteError, match=r"expert 1: weight .* row 6, column 0"):
+        matmul_experts(gauss((4, 64)), packed, "q8_0", np.array([0, 1, 1, 0]))
