@@ -48,30 +48,33 @@ template <class To, Scalar S>
 bool cast_tile(const EncodeJob& job, int64_t task, float limit) {
     constexpr int64_t IN = SCALAR_BYTES[static_cast<int>(S)], OUT = To::BYTES;
     const Tile tile(job, task);
+    // Where rows are put together: in the output, or here where some lanes or columns are none, or where there are more
+    // rows than ways in a cache (a power of two apart, they share one set, and would leave it with lines half full).
+    constexpr int64_t PITCH = TILE_COLS * OUT + 64;
+    alignas(64) uint8_t buffer[L * PITCH];
     bool bad = false;
     for (int64_t r = 0; r < tile.rows; r += L) {
-        const int lanes = static_cast<int>(std::min<int64_t>(L, tile.rows - r));
+        const int64_t lanes = std::min<int64_t>(L, tile.rows - r), out_pitch = job.cols * OUT;
+        const bool direct = L <= 8 && lanes == L && tile.cols % L == 0;
+        uint8_t* out = job.out + (tile.row + r) * out_pitch + tile.col * OUT;
+        uint8_t* rows = direct ? out : buffer;
+        const int64_t pitch = direct ? out_pitch : PITCH;
         float scales[L];
         for (int l = 0; l < L; l++) scales[l] = job.row_scale && l < lanes ? job.row_scale[tile.row + r + l] : 1.0f;
         for (int64_t c = 0; c < tile.cols; c += L) {
-            const int cols = static_cast<int>(std::min<int64_t>(L, tile.cols - c));
             F x[L];
             for (int k = 0; k < L; k++) {
-                x[k] = k < cols ? load_scalars<S>(tile.bytes + (c + k) * tile.pitch_bytes + r * IN) : set1(0.0f);
+                x[k] =
+                    c + k < tile.cols ? load_scalars<S>(tile.bytes + (c + k) * tile.pitch_bytes + r * IN) : set1(0.0f);
                 if (job.row_scale) x[k] = x[k] * load(scales);
                 bad |= any(beyond(x[k], limit));
             }
             transpose(x);
-            for (int l = 0; l < lanes; l++) {
-                uint8_t* out = job.out + ((tile.row + r + l) * job.cols + tile.col + c) * OUT;
-                if (cols == L) {
-                    To::put(out, x[l]);
-                } else {
-                    alignas(32) uint8_t whole[L * OUT];
-                    To::put(whole, x[l]);
-                    std::memcpy(out, whole, static_cast<size_t>(cols * OUT));
-                }
-            }
+            for (int l = 0; l < L; l++) To::put(rows + l * pitch + c * OUT, x[l]);
+        }
+        if (!direct) {
+            for (int64_t l = 0; l < lanes; l++)
+                std::memcpy(out + l * out_pitch, buffer + l * PITCH, static_cast<size_t>(tile.cols * OUT));
         }
     }
     return !bad;

@@ -38,6 +38,7 @@ struct Tile {
         static thread_local std::vector<uint8_t> buffer;  // grown once: a fresh one would be zeroed for every tile
         buffer.resize(std::max(buffer.size(), static_cast<size_t>(cols * pitch_bytes + 64)));
         bytes = buffer.data();
+        const size_t empty = static_cast<size_t>((ceil_div(rows, L) * L - rows) * size);  // lanes beyond the last row
         for (int64_t c = 0; c < cols; c++) {
             const uint8_t* from = job.source + (row * job.row_stride + (col + c) * job.col_stride) * size;
             uint8_t* to = buffer.data() + c * pitch_bytes;
@@ -47,8 +48,7 @@ struct Tile {
                 for (int64_t r = 0; r < rows; r++)
                     std::memcpy(to + r * size, from + r * job.row_stride * size, static_cast<size_t>(size));
             }
-            for (int64_t r = rows; r < (rows + L - 1) / L * L; r++)
-                std::memset(to + r * size, 0, static_cast<size_t>(size));
+            std::memset(to + rows * size, 0, empty);
         }
     }
 };
