@@ -121,6 +121,8 @@ static nb::dict build_info() {
     return info;
 }
 
+void bind_array(nb::module_&);
+
 NB_MODULE(_machine, m) {
     m.doc() = "The machine room of quantkit. Use quantkit.kernels, which checks and explains what goes in.";
     m.def("formats", &format_rows, "Rows (name, ggml type, elements per block, bytes per block, largest magnitude).");
@@ -130,4 +132,5 @@ NB_MODULE(_machine, m) {
     m.def("decode", &decode_bytes, "tier"_a, "format"_a, "packed"_a, "out"_a, "threads"_a);
     m.def("build_info", &build_info,
           "Compiler, tiers built, tiers this processor supports, whether it has AVX512_VNNI, threads.");
+    bind_array(m);
 }

@@ -24,3 +24,8 @@ def build_info() -> dict:
     """
     Compiler, tiers built, tiers this processor supports, whether it has AVX512_VNNI, threads.
     """
+
+def from_dlpack(capsule: Annotated[NDArray, dict(writable=False)]) -> tuple[Annotated[NDArray, dict(writable=False)] | None, str, int]:
+    """
+    (array, dtype, device type) of a DLPack capsule, without a copy. bfloat16 arrives as its bits in uint16; the array is None when it lies on another device or numpy lacks its type.
+    """

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from quantkit.errors import NonFiniteError, UsageError
 from quantkit.kernels import _machine
+from quantkit.kernels.arrays import byte_array, float_array, number_array
 from quantkit.kernels.formats import find_format, row_bytes
 from quantkit.kernels.tier import current_tier
 
@@ -98,18 +99,19 @@ def encode_into(
 
 
 def quantize(
-    weights: npt.NDArray[Any],
+    weights: Any,
     format: str,
     *,
-    importance: npt.NDArray[Any] | None = None,
+    importance: Any | None = None,
     weighting: Weighting = "plain",
     threads: int = 0,
 ) -> Bytes:
     """Quantize rows of weights to a GGUF block format.
 
     Args:
-        weights: (rows, cols) or (experts, rows, cols); float32, float16, ml_dtypes.bfloat16, or uint16 holding
-            bfloat16 bits. Other floats are converted to float32. A transposed view is read in place.
+        weights: (rows, cols) or (experts, rows, cols); float32, float16, bfloat16, or uint16 holding bfloat16 bits, of
+            numpy, torch, JAX, MLX or any library that speaks DLPack, on the CPU. Other floats are converted to
+            float32. A transposed view is read in place.
         format: "q4_k", "q8_0", ...: see FORMATS.
         importance: (cols,), or (experts, cols) for three-dimensional weights: the weight of each column in the
             squared error that is minimised (an imatrix row). Finite and not negative. None: every weight counts the
@@ -124,9 +126,10 @@ def quantize(
         NonFiniteError: a weight is NaN, infinite or beyond the format's range; row and column are named.
         UsageError: shapes, dtypes, values of importance or threads, or names that do not fit.
     """
-    weights = np.asarray(weights)
+    weights, scalar = float_array(weights, "weights")
+    importance = None if importance is None else number_array(importance, "importance")
     if weights.ndim == 3:
-        per_expert = None if importance is None else np.asarray(importance)
+        per_expert = importance
         wanted = (weights.shape[0], weights.shape[2])
         if per_expert is not None and per_expert.shape != wanted:
             raise UsageError(f"importance has shape {per_expert.shape}; (experts, cols) of these weights is {wanted}")
@@ -134,7 +137,7 @@ def quantize(
         for expert in range(weights.shape[0]):
             rows = None if per_expert is None else per_expert[expert]
             try:
-                _quantize_rows(out[expert], weights[expert], format, rows, weighting, threads)
+                _quantize_rows(out[expert], weights[expert], scalar, format, rows, weighting, threads)
             except OutOfRangeError as error:
                 error.what = f"expert {expert}: {error.what}"
                 raise
@@ -142,32 +145,19 @@ def quantize(
     if weights.ndim != 2:
         raise UsageError(f"weights must be (rows, cols) or (experts, rows, cols), not of shape {weights.shape}")
     out = np.empty((weights.shape[0], row_bytes(format, weights.shape[1])), np.uint8)
-    _quantize_rows(out, weights, format, None if importance is None else np.asarray(importance), weighting, threads)
+    _quantize_rows(out, weights, scalar, format, importance, weighting, threads)
     return out
 
 
 def _quantize_rows(
     out: Bytes,
     weights: npt.NDArray[Any],
+    scalar: Scalar,
     format: str,
     importance: npt.NDArray[Any] | None,
     weighting: Weighting,
     threads: int,
 ) -> None:
-    dtype: Scalar
-    if weights.dtype == np.float16:
-        dtype = "f16"
-    elif weights.dtype == np.uint16 or weights.dtype.name == "bfloat16":
-        dtype = "bf16"
-    elif weights.dtype == np.float32:
-        dtype = "f32"
-    elif np.issubdtype(weights.dtype, np.floating):
-        dtype, weights = "f32", weights.astype(np.float32)
-    else:
-        raise UsageError(
-            f"weights have dtype {weights.dtype}",
-            hint="Give float32, float16, ml_dtypes.bfloat16, or uint16 holding bfloat16 bits.",
-        )
     rows, cols = weights.shape
     transposed = weights.flags.f_contiguous and not weights.flags.c_contiguous
     base = weights.T if transposed else np.ascontiguousarray(weights)
@@ -175,7 +165,7 @@ def _quantize_rows(
         out,
         base.reshape(-1).view(np.uint8),
         format=format,
-        dtype=dtype,
+        dtype=scalar,
         rows=rows,
         cols=cols,
         row_stride=1 if transposed else cols,
@@ -188,11 +178,9 @@ def _quantize_rows(
 
 def _column_weights(importance: npt.NDArray[Any], cols: int) -> npt.NDArray[np.float32]:
     """Importance as the machine room takes it. What float32 does not hold is refused before it would be infinite."""
-    importance = np.asarray(importance)
+    importance = number_array(importance, "importance")
     if importance.shape != (cols,):
         raise UsageError(f"importance has shape {importance.shape}, the rows have {cols} columns")
-    if importance.dtype.kind not in "fiub" and importance.dtype.name != "bfloat16":
-        raise UsageError(f"importance has dtype {importance.dtype}", hint="Give real numbers.")
     held = (importance >= 0) & (importance <= np.finfo(np.float32).max)  # False for NaN
     if not held.all():
         column = int(np.argmin(held))
@@ -214,11 +202,11 @@ def thread_count(threads: int) -> int:
     return count
 
 
-def dequantize(packed: Bytes, format: str, *, dtype: npt.DTypeLike = np.float32, threads: int = 0) -> npt.NDArray[Any]:
+def dequantize(packed: Any, format: str, *, dtype: npt.DTypeLike = np.float32, threads: int = 0) -> npt.NDArray[Any]:
     """Decode rows of a GGUF block format, equal to the `gguf` package bit for bit.
 
     Args:
-        packed: uint8 (..., row_bytes).
+        packed: uint8 (..., row_bytes), of numpy or any library that speaks DLPack.
         dtype: of the result, a float of 16 bits or more; the decoding itself is float32.
         threads: 0 takes all processors.
 
@@ -230,12 +218,7 @@ def dequantize(packed: Bytes, format: str, *, dtype: npt.DTypeLike = np.float32,
     """
     found = find_format(format)
     wanted = _float_dtype(dtype)
-    packed = np.ascontiguousarray(packed)
-    if packed.dtype != np.uint8 or packed.ndim < 1 or packed.shape[-1] % found.block_bytes:
-        raise UsageError(
-            f"packed must be uint8 with rows of whole {found.block_bytes}-byte blocks, "
-            f"not {packed.dtype} of shape {packed.shape}"
-        )
+    packed = byte_array(packed, block_bytes=found.block_bytes)
     out = np.empty((*packed.shape[:-1], packed.shape[-1] // found.block_bytes * found.block_size), np.float32)
     _machine.decode(current_tier(), format, packed.reshape(-1), out.reshape(-1), thread_count(threads))
     return out.astype(wanted, copy=False)
