@@ -1,7 +1,7 @@
 """quantkit: convert, quantize and measure Llama 4 checkpoints larger than memory.
 
-Nothing heavy is imported before it is used: `quantkit.convert(...)`, `quantkit.plan(...)`, `quantkit.kernels` and
-`quantkit.errors`.
+Nothing heavy is imported before it is used: `quantkit.convert(...)`, `quantkit.plan(...)`,
+`quantkit.QuantizedTensor`, `quantkit.kernels` and `quantkit.errors`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from quantkit.convert.preflight import plan as plan
     from quantkit.convert.run import convert as convert
+    from quantkit.kernels.tensor import QuantizedTensor as QuantizedTensor
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "convert", "plan"]
+__all__ = ["QuantizedTensor", "__version__", "convert", "plan"]
 
 
 def __getattr__(name: str) -> object:
@@ -21,6 +22,8 @@ def __getattr__(name: str) -> object:
 
     if name == "plan":
         return import_module("quantkit.convert").plan
+    if name == "QuantizedTensor":
+        return import_module("quantkit.kernels").QuantizedTensor
     if name in ("convert", "errors", "kernels"):
         return import_module(f"quantkit.{name}")  # the room `convert` can be called like the function
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,13 +1,17 @@
 """The door to the machine room: GGUF block formats in, numpy arrays out. Needs numpy alone."""
 
 from quantkit.kernels.codec import dequantize, encode_into, quantize
+from quantkit.kernels.deviation import Deviation
 from quantkit.kernels.formats import FORMATS, Format, row_bytes
 from quantkit.kernels.matmul import matmul, matmul_experts
+from quantkit.kernels.tensor import QuantizedTensor
 from quantkit.kernels.tier import build_info, current_tier
 
 __all__ = [
     "FORMATS",
+    "Deviation",
     "Format",
+    "QuantizedTensor",
     "build_info",
     "current_tier",
     "dequantize",

@@ -34,6 +34,15 @@ def float_array(value: Any, name: str = "array") -> tuple[npt.NDArray[Any], Floa
     Raises:
         UsageError: another dtype, another device, or no array.
     """
+    array, type = real_array(value, name)
+    if type is not None:
+        return array, type
+    with np.errstate(over="ignore"):  # infinity is refused where it matters, by row and column
+        return array.astype(np.float32), "f32"
+
+
+def real_array(value: Any, name: str = "array") -> tuple[npt.NDArray[Any], Float | None]:
+    """As `float_array`, but that floats of other widths come as they are, with None for their type."""
     array, bfloat16 = _numpy(value, name)
     if bfloat16 or array.dtype == np.uint16:
         return array, "bf16"
@@ -42,8 +51,7 @@ def float_array(value: Any, name: str = "array") -> tuple[npt.NDArray[Any], Floa
     if array.dtype == np.float32:
         return array, "f32"
     if array.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # infinity is refused where it matters, by row and column
-            return array.astype(np.float32), "f32"
+        return array, None
     raise UsageError(
         f"{name} has dtype {array.dtype}",
         hint="Give float32, float16, bfloat16, or uint16 holding bfloat16 bits.",
@@ -66,24 +74,29 @@ def float32_array(value: Any, name: str = "array", *, shape: tuple[int, ...] | N
     return np.ascontiguousarray(widened(array, type))
 
 
-def widened(array: npt.NDArray[Any], type: Float) -> npt.NDArray[np.float32]:
-    """What `float_array` returned as float32, exactly; the same array if it is that."""
+def widened(array: npt.NDArray[Any], type: Float | None) -> npt.NDArray[Any]:
+    """float32 of f16 and bf16 bits, exactly; others as they are."""
     if type == "bf16":
         return (array.astype(np.uint32) << 16).view(np.float32)
-    return array.astype(np.float32, copy=False)
+    return array.astype(np.float32) if type == "f16" else array
 
 
 def byte_array(value: Any, name: str = "packed", *, block_bytes: int = 1) -> npt.NDArray[np.uint8]:
-    """Packed rows: C-contiguous uint8 (..., row_bytes), a copy only if it lay otherwise.
+    """Packed rows: C-contiguous uint8 (..., row_bytes), copied only if they lie otherwise.
 
     Raises:
         UsageError: not uint8, no dimension, or rows that are not whole blocks of `block_bytes`.
     """
+    return np.ascontiguousarray(byte_rows(value, name, block_bytes=block_bytes))
+
+
+def byte_rows(value: Any, name: str = "packed", *, block_bytes: int = 1) -> npt.NDArray[np.uint8]:
+    """As `byte_array`, but the rows may lie apart: only the bytes of one row must be neighbours."""
     array, _ = _numpy(value, name)
     if array.dtype != np.uint8 or array.ndim < 1 or array.shape[-1] % block_bytes:
         what = f"{name} must be uint8 with rows of whole {block_bytes}-byte blocks"
         raise UsageError(f"{what}, not {array.dtype} of shape {array.shape}")
-    return np.ascontiguousarray(array)
+    return array if array.strides[-1] == 1 else np.ascontiguousarray(array)
 
 
 def number_array(value: Any, name: str = "array") -> npt.NDArray[Any]:
