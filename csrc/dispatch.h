@@ -12,6 +12,7 @@ namespace quantkit {
 enum class Weighting : int {
     plain,      // w = importance of the column
     magnitude,  // w = importance * sqrt(mean square of the block + x^2)
+    unbiased,   // as plain; then the scales are stretched until sum w x y, y as decoded, is sum w x^2
 };
 
 struct EncodeJob {

@@ -31,6 +31,13 @@ static Scalar scalar_of(const std::string& name) {
     throw nb::value_error(("unknown scalar type " + name).c_str());
 }
 
+static Weighting weighting_of(const std::string& name) {
+    if (name == "plain") return Weighting::plain;
+    if (name == "magnitude") return Weighting::magnitude;
+    if (name == "unbiased") return Weighting::unbiased;
+    throw nb::value_error(("unknown weighting " + name).c_str());
+}
+
 static const Tier& tier_of(const std::string& name) {
     const Tier* tier = find_tier(name);
     if (!tier) throw nb::value_error(("tier " + name + " is not built, or this processor lacks it").c_str());
@@ -52,7 +59,6 @@ static std::optional<std::tuple<int64_t, int64_t, float>> encode_bytes(
     const Format format = format_of(format_name);
     const Scalar scalar = scalar_of(scalar_name);
     const FormatRow& row = FORMATS[static_cast<int>(format)];
-    if (weighting != "plain" && weighting != "magnitude") throw nb::value_error("weighting is 'plain' or 'magnitude'");
     if (rows < 0 || cols < 0 || offset < 0 || row_stride < 0 || col_stride < 0)
         throw nb::value_error("negative size or stride");
     if (cols % row.block_size) throw nb::value_error("cols is not a multiple of the format's block size");
@@ -74,7 +80,7 @@ static std::optional<std::tuple<int64_t, int64_t, float>> encode_bytes(
                            col_stride,
                            row_scale ? row_scale->data() : nullptr,
                            importance ? importance->data() : nullptr,
-                           weighting == "plain" ? Weighting::plain : Weighting::magnitude,
+                           weighting_of(weighting),
                            out.data()};
     EncodeResult result;
     {

@@ -310,5 +310,21 @@ Affine<SUBS> search_affine(const Batch<SUB * SUBS>& x, W w) {
     return AffineSearch<SUB, SUBS, QMAX, SMAX, W>(x, w).run();
 }
 
+// What to multiply d and dmin with: one, or what makes the codes unbiased.
+template <int SUB, int SUBS, int QMAX, class W>
+F stretch_affine(const Batch<SUB * SUBS>& x, W w, const Affine<SUBS>& a) {
+    if (!x.unbiased) return set1(1.0f);
+    F xx = set1(0.0f), xy = xx;
+    for (int j = 0; j < SUBS; j++) {
+        const F s = a.d * a.scale[j], m = a.dmin * a.min[j], inverse = invert(s);
+        for (int i = j * SUB; i < (j + 1) * SUB; i++) {
+            const F wx = w[i] * x[i];
+            xx = xx + wx * x[i];
+            xy = xy + wx * (s * affine_code<QMAX>(x[i] + m, inverse) - m);
+        }
+    }
+    return stretch(xx, xy, max(abs(a.d), abs(a.dmin)));
+}
+
 }  // namespace QK_TIER
 }  // namespace quantkit

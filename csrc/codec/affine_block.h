@@ -41,6 +41,7 @@ class AffineBlock {
         if (any(poor)) compare_with_plain(poor);
         const F inverse = invert(d);
         for (int i = 0; i < N; i++) q[i] = to_int(affine_code<QMAX>(x[i] - m, inverse));
+        if (x.unbiased) become_unbiased();
     }
 
   private:
@@ -64,6 +65,19 @@ class AffineBlock {
             sum = sum + w_[i] * e * e;
         }
         return sum;
+    }
+
+    void become_unbiased() {
+        const F inverse = invert(d);
+        F xx = set1(0.0f), xy = xx;
+        for (int i = 0; i < N; i++) {
+            const F wx = w_[i] * x_[i];
+            xx = xx + wx * x_[i];
+            xy = xy + wx * (d * affine_code<QMAX>(x_[i] - m, inverse) + m);
+        }
+        const F up = stretch(xx, xy, max(abs(d), abs(m)));
+        d = f16_round(d * up);
+        m = f16_round(m * up);
     }
 
     // Only for the lanes that ask for it: no lane may tell who its neighbours are.

@@ -20,6 +20,7 @@ struct Batch {
     alignas(64) float x[N * L];
     alignas(64) float w[N * L];  // largest weight of a lane is 1; unset when the weights are Ones
     F max_abs;
+    bool unbiased;
     F operator[](int i) const { return load(x + i * L); }
 };
 
@@ -140,6 +141,7 @@ bool encode_batch(Batch<Codec::N>& b, const EncodeJob& job, const float* scales,
                   uint8_t* const (&out)[L], float limit) {
     if (scales) rescale(b, load(scales));
     if (any(bits(set1(limit)) < bits(b.max_abs))) return false;  // not finite, or beyond the format's range
+    b.unbiased = job.weighting == Weighting::unbiased;
     const bool magnitude = job.weighting == Weighting::magnitude;
     if (job.importance || magnitude) {
         weigh(b, columns, job.importance != nullptr, magnitude);

@@ -59,6 +59,20 @@ void find_codes(const Batch<N>& x, F d, I (&q)[N]) {
     for (int i = 0; i < N; i++) q[i] = Grid::code(x[i] * inverse);
 }
 
+// The scale to store: d, or what makes the codes of d unbiased.
+template <class Grid, int N, class W>
+F scale_to_store(const Batch<N>& x, W w, F d) {
+    if (!x.unbiased) return d;
+    const F inverse = invert(d);
+    F xx = set1(0.0f), xv = xx;
+    for (int i = 0; i < N; i++) {
+        const F wx = w[i] * x[i];
+        xx = xx + wx * x[i];
+        xv = xv + wx * Grid::nearest(x[i] * inverse);
+    }
+    return f16_round(d * stretch(xx, d * xv, d));
+}
+
 // Element i in the low half of byte i, element i + 16 in the high half.
 inline void store_nibbles(const I (&q)[32], uint8_t* const* out, int offset) {
     I byte[16];

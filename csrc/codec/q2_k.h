@@ -28,8 +28,9 @@ struct q2_k {
             }
             store_bytes(b, 32, out, 16 + 32 * half);
         }
-        store_u16(f16_bits(a.d), out, 80);
-        store_u16(f16_bits(a.dmin), out, 82);
+        const F up = stretch_affine<16, 16, 3>(x, w, a);
+        store_u16(f16_bits(a.d * up), out, 80);
+        store_u16(f16_bits(a.dmin * up), out, 82);
     }
 
     static void decode(const uint8_t* in, float* out) {

@@ -25,7 +25,7 @@ struct q4_0 {
         const F d = search(x, w);
         I q[N];
         find_codes<Grid>(x, d, q);
-        store_u16(f16_bits(d), out, 0);
+        store_u16(f16_bits(scale_to_store<Grid>(x, w, d)), out, 0);
         store_nibbles(q, out, 2);
     }
 

@@ -30,7 +30,7 @@ struct q5_0 {
             nibble[i] = q[i] & set1i(15);
             high = shl<1>(high) | shr<4>(q[i]);
         }
-        store_u16(f16_bits(d), out, 0);
+        store_u16(f16_bits(scale_to_store<Grid>(x, w, d)), out, 0);
         store_u16(high, out, 2);
         store_u16(shr<16>(high), out, 4);
         store_nibbles(nibble, out, 6);

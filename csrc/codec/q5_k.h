@@ -13,8 +13,9 @@ struct q5_k {
     template <class W>
     static void encode(const Batch<N>& x, W w, uint8_t* const* out) {
         const auto a = search_affine<32, 8, 31, 63>(x, w);
-        store_u16(f16_bits(a.d), out, 0);
-        store_u16(f16_bits(a.dmin), out, 2);
+        const F up = stretch_affine<32, 8, 31>(x, w, a);
+        store_u16(f16_bits(a.d * up), out, 0);
+        store_u16(f16_bits(a.dmin * up), out, 2);
         I b[32], high[32];
         pack_scales(a.scale, a.min, b);
         b[12] = b[13] = b[14] = b[15] = set1i(0);  // overwritten by the high bits

@@ -44,7 +44,7 @@ struct q6_k {
         store_bytes(byte, 64, out, 128);
         for (int j = 0; j < 16; j++) byte[j] = to_int(found.scale[j]) & set1i(255);
         store_bytes(byte, 16, out, 192);
-        store_u16(f16_bits(found.d), out, 208);
+        store_u16(f16_bits(found.scale_to_store(x, w)), out, 208);
     }
 
     static void decode(const uint8_t* in, float* out) {

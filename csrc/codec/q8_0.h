@@ -2,7 +2,7 @@
 // Candidates: d = max|x| / 127 rounded to f16, and the least-squares d of its codes. Bound: |e| <= |d| / 2 + the
 // rounding of d.
 #pragma once
-#include "codec/batch.h"
+#include "codec/search.h"
 
 namespace quantkit {
 namespace QK_TIER {
@@ -35,7 +35,17 @@ struct q8_0 {
         I q[N];
         const I byte = set1i(255);
         for (int i = 0; i < N; i++) q[i] = to_int(max(min(round(x[i] * inverse), top), bottom)) & byte;
-        store_u16(f16_bits(d), out, 0);
+        F up = one;
+        if (x.unbiased) {
+            F xx = zero, xv = zero;
+            for (int i = 0; i < N; i++) {
+                const F wx = w[i] * x[i];
+                xx = xx + wx * x[i];
+                xv = xv + wx * max(min(round(x[i] * inverse), top), bottom);
+            }
+            up = stretch(xx, d * xv, d);
+        }
+        store_u16(f16_bits(d * up), out, 0);
         store_bytes(q, N, out, 2);
     }
 

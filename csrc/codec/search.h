@@ -98,5 +98,13 @@ F best_stored_scale(const Fit (&fits)[STEPS]) {
     return best;
 }
 
+// Least squares leaves y, what decoding gives, shorter along x than x is: sum w x y = sum w y^2 < sum w x^2. That part
+// of the error is the same for every input, and adds up over the layers where the rest averages out. Times this, y is
+// as long along x as x itself (the unbiased scale of DRIVE, Vargaftik et al. 2021). `largest` is of the stored scales.
+inline F stretch(F xx, F xy, F largest) {
+    const F one = set1(1.0f), up = max(min(xx / select(set1(0.0f) < xy, xy, one), set1(1.25f)), set1(0.8f));
+    return select((set1(0.0f) < xy) & (abs(largest) * up <= set1(65504.0f)), up, one);
+}
+
 }  // namespace QK_TIER
 }  // namespace quantkit

@@ -41,7 +41,7 @@ def test_tier_threads_place_and_type_do_not_show(name: str, data: st.DataObject)
     x = data.draw(matrices(max(32, FORMATS[name].block_size)))
     rows, cols = x.shape
     importance = data.draw(column_weights(cols))
-    weighting = data.draw(st.sampled_from(["plain", "magnitude"]))
+    weighting = data.draw(st.sampled_from(["plain", "magnitude", "unbiased"]))
     dtype = data.draw(st.sampled_from(["f32", "f16", "bf16"]))
     source = as_dtype(x, dtype)
     options = {"importance": importance, "weighting": weighting}

@@ -36,7 +36,7 @@ from quantkit.checkpoint import open_checkpoint  # noqa: E402
 from quantkit.recipes import RECIPES  # noqa: E402
 
 N_CTX, CALIBRATION_CTX = 256, 512
-WEIGHTINGS = ("plain", "magnitude")
+WEIGHTINGS = ("magnitude", "unbiased")  # against "plain"
 JUDGED = 1.03
 INTRODUCTION = """\
 # Drift against llama.cpp's quantizer
@@ -200,25 +200,33 @@ def with_error(value: tuple[float, float]) -> str:
 
 
 def select(benches: Sequence[Bench], formats: Sequence[str], with_importance: Sequence[bool]) -> list[str]:
-    """KLD with the one weighting over KLD with the other, every matrix in one format (--pure)."""
-    names = [bench.checkpoint.name for bench in benches]
-    lines = [f"| format | imatrix | {' | '.join(names)} | better |", f"| --- | --- |{' ---: |' * len(names)} --- |"]
+    """KLD with each weighting over KLD with plain weights, every matrix in one format (--pure)."""
+    heads = [f"{bench.checkpoint.name}, {name}" for name in WEIGHTINGS for bench in benches]
+    lines = [f"| format | imatrix | {' | '.join(heads)} | least |", f"| --- | --- |{' ---: |' * len(heads)} --- |"]
     print(*lines, sep="\n", flush=True)
     for recipe in formats:
         for importance in with_importance:
-            ratios = []
-            for bench in benches:
-                klds = [
-                    bench.scores(
-                        bench.ours(recipe, name="ours", importance=importance, weighting=weighting, pure=True)
-                    ).kld
-                    for weighting in WEIGHTINGS
+            klds = {
+                (weighting, bench.checkpoint): bench.scores(
+                    bench.ours(recipe, name="ours", importance=importance, weighting=weighting, pure=True)
+                ).kld
+                for weighting in ("plain", *WEIGHTINGS)
+                for bench in benches
+            }
+            ratios = {
+                weighting: [
+                    drift.ratio(klds[weighting, bench.checkpoint], klds["plain", bench.checkpoint]) for bench in benches
                 ]
-                ratios.append(drift.ratio(klds[1], klds[0]))
-            mean, error = combined(ratios)
-            better = "either" if abs(mean) < 2 * error or mean == 0 else WEIGHTINGS[mean < 0]
-            cells = " | ".join(map(with_error, ratios))
-            line = f"| {RECIPES[recipe].default_type} | {'yes' if importance else 'no'} | {cells} | {better} |"
+                for weighting in WEIGHTINGS
+            }
+            means = {"plain": (0.0, 0.0)} | {weighting: combined(ratios[weighting]) for weighting in WEIGHTINGS}
+            least = min(means, key=lambda weighting: means[weighting][0])
+            open_question = least == "plain" or abs(means[least][0]) < 2 * means[least][1]
+            cells = " | ".join(with_error(ratio) for weighting in WEIGHTINGS for ratio in ratios[weighting])
+            line = (
+                f"| {RECIPES[recipe].default_type} | {'yes' if importance else 'no'} | {cells} "
+                f"| {'any' if open_question else least} |"
+            )
             print(line, flush=True)
             lines.append(line)
     return lines

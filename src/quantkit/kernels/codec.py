@@ -14,7 +14,7 @@ from quantkit.kernels.arrays import byte_array, float_array, number_array
 from quantkit.kernels.formats import find_format, row_bytes
 from quantkit.kernels.tier import current_tier
 
-Weighting = Literal["plain", "magnitude"]
+Weighting = Literal["plain", "magnitude", "unbiased"]
 Scalar = Literal["f32", "f16", "bf16", "f8_e4m3"]
 Bytes = npt.NDArray[np.uint8]
 
@@ -55,7 +55,11 @@ def encode_into(
         importance: (cols,), finite and not negative; the encoder minimises sum(w * error**2). None: every weight
             counts the same, and a quicker search is used, so that the bytes may differ from those of ones.
         weighting: "plain" takes w = importance; "magnitude" takes
-            importance * sqrt(mean square of the block + x**2), llama.cpp's correction for imatrix weights.
+            importance * sqrt(mean square of the block + x**2), llama.cpp's correction for imatrix weights; "unbiased"
+            chooses codes as "plain" does and then stretches the scales of each block until
+            sum(w * x * decoded) = sum(w * x**2): least squares makes blocks shorter, which is an error of the same sign
+            for every input (the unbiased scale of DRIVE, Vargaftik et al. 2021). mxfp4, whose scales are powers of two,
+            is as with "plain".
         scale: float32 (rows,), multiplied into each row (fp8 sources).
         threads: 0 takes all processors. The bytes do not depend on it.
 
@@ -116,7 +120,7 @@ def quantize(
         importance: (cols,), or (experts, cols) for three-dimensional weights: the weight of each column in the
             squared error that is minimised (an imatrix row). Finite and not negative. None: every weight counts the
             same, and a quicker search is used, so that the bytes may differ from those of ones.
-        weighting: "plain" or "magnitude", see encode_into.
+        weighting: "plain", "magnitude" or "unbiased", see encode_into.
         threads: 0 takes all processors. The bytes do not depend on it.
 
     Returns:
