@@ -40,7 +40,7 @@ def test_every_tensor_reads_back(recipe: str, tiny: Path, tmp_path: Path) -> Non
         elif format == "f16":
             assert np.array_equal(back, values.astype(np.float16).astype(np.float32)), name
         else:
-            packed = kernels.quantize(np.ascontiguousarray(values), format, weighting=weighting(format, False))
+            packed = kernels.quantize(np.ascontiguousarray(values), format, weighting=weighting(format))
             assert np.array_equal(tensor.data.reshape(-1), packed.reshape(-1)), name
     assert result.outputs[0].n_bytes == out.stat().st_size
     assert list(tmp_path.iterdir()) == [out]

@@ -60,7 +60,7 @@ def test_each_expert_is_encoded_with_its_own_columns(tiny: Path, tmp_path: Path,
             np.ascontiguousarray(values),
             type_name,
             importance=importance,
-            weighting=weighting(type_name, importance is not None),
+            weighting=weighting(type_name),
         )
         assert np.array_equal(read[name].data.reshape(-1), packed.reshape(-1)), name
     assert weighted == sum("ffn_gate_inp" not in name for name in entries)

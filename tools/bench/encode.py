@@ -55,7 +55,7 @@ def measure(name: str, x: np.ndarray, importance: np.ndarray | None, repeats: in
         return (weights * (dequantize(packed, name).astype(np.float64) - x) ** 2).sum(axis=1)
 
     a, b = errors(ours("plain")), errors(theirs())
-    kind = weighting(name, importance is not None)
+    kind = weighting(name)
     times = [(cpu_seconds(lambda: ours(kind)), cpu_seconds(theirs)) for _ in range(repeats)]
     mine, peer = (x.size / statistics.median(side) / 1e6 for side in zip(*times, strict=True))
     return f"{mine:.0f} | {peer:.1f} | {mine / peer:.2f} | {a.sum() / b.sum():.4f} | {(a / b).max():.4f} |"

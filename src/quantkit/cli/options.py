@@ -148,9 +148,10 @@ _SHARED: tuple[Callable[[Callback], Callback], ...] = (
         "--weighting",
         cls=Option,
         group=CODES,
-        type=click.Choice(["plain", "magnitude"]),
+        type=click.Choice(["plain", "magnitude", "unbiased"]),
         show_default="what was measured to be best",
-        help="What codes are chosen by: the importance as it is, or times the weights' magnitude as in llama-quantize.",
+        help="What the encoder minimises: the error under the importance as it is (plain), the same without shrinking "
+        "the blocks (unbiased), or under importance times the weights' magnitude as in llama-quantize.",
     ),
     click.option(
         "--strict",

@@ -114,9 +114,7 @@ def plan_output(
         nominal_bits_per_weight=(n_payload - n_extra) * 8 / n_weights,
         runtime=_runtime(hp, tensors, options) if wanted.kind == "model" else (),
     )
-    weights = {
-        name: options.weighting or default_weighting(format, name in importance) for name, format in formats.items()
-    }
+    weights = {name: options.weighting or default_weighting(format) for name, format in formats.items()}
     work = OutputWork(
         tuple(files), tuple((tensor, formats[tensor.name]) for tensor in model.outputs), importance, weights
     )
