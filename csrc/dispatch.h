@@ -8,6 +8,8 @@
 
 namespace quantkit {
 
+struct MatmulKernels;
+
 // How importance becomes the weight w of an element x in the squared error that an encoder minimises.
 enum class Weighting : int {
     plain,      // w = importance of the column
@@ -38,6 +40,7 @@ struct Tier {
     int64_t (*encode_tasks)(Format, const EncodeJob&);
     bool (*encode_task)(Format, const EncodeJob&, int64_t task);  // false: an element out of range was met
     void (*decode_blocks)(Format, const uint8_t* in, float* out, int64_t blocks);
+    const MatmulKernels* (*matmul)();  // matmul/kernels.h
 };
 
 std::vector<const Tier*> tiers_built();          // best last

@@ -128,6 +128,7 @@ static nb::dict build_info() {
 }
 
 void bind_array(nb::module_&);
+void bind_matmul(nb::module_&);
 
 NB_MODULE(_machine, m) {
     m.doc() = "The machine room of quantkit. Use quantkit.kernels, which checks and explains what goes in.";
@@ -139,4 +140,5 @@ NB_MODULE(_machine, m) {
     m.def("build_info", &build_info,
           "Compiler, tiers built, tiers this processor supports, whether it has AVX512_VNNI, threads.");
     bind_array(m);
+    bind_matmul(m);
 }

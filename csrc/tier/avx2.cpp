@@ -5,8 +5,12 @@
 #include "tier/tier.inc"
 
 namespace quantkit {
+namespace matmul_avx2 {
+extern const MatmulKernels KERNELS;
+}
 namespace avx2 {
+static const MatmulKernels* matmul_kernels() { return &matmul_avx2::KERNELS; }
 extern const Tier TIER;
-const Tier TIER = {"avx2", has_avx2, count_tasks, encode_task, decode_blocks};
+const Tier TIER = {"avx2", has_avx2, count_tasks, encode_task, decode_blocks, matmul_kernels};
 }  // namespace avx2
 }  // namespace quantkit

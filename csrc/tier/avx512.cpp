@@ -5,8 +5,15 @@
 #include "tier/tier.inc"
 
 namespace quantkit {
+namespace matmul_avx512 {
+extern const MatmulKernels KERNELS;
+}
+namespace matmul_vnni {
+extern const MatmulKernels KERNELS;
+}
 namespace avx512 {
+static const MatmulKernels* matmul_kernels() { return has_vnni() ? &matmul_vnni::KERNELS : &matmul_avx512::KERNELS; }
 extern const Tier TIER;
-const Tier TIER = {"avx512", has_avx512, count_tasks, encode_task, decode_blocks};
+const Tier TIER = {"avx512", has_avx512, count_tasks, encode_task, decode_blocks, matmul_kernels};
 }  // namespace avx512
 }  // namespace quantkit

@@ -3,9 +3,13 @@
 #include "tier/tier.inc"
 
 namespace quantkit {
+namespace matmul_scalar {
+extern const MatmulKernels KERNELS;
+}
 namespace scalar {
 static bool supported() { return true; }
+static const MatmulKernels* matmul_kernels() { return &matmul_scalar::KERNELS; }
 extern const Tier TIER;
-const Tier TIER = {"scalar", supported, count_tasks, encode_task, decode_blocks};
+const Tier TIER = {"scalar", supported, count_tasks, encode_task, decode_blocks, matmul_kernels};
 }  // namespace scalar
 }  // namespace quantkit

@@ -29,3 +29,21 @@ def from_dlpack(capsule: Annotated[NDArray, dict(writable=False)]) -> tuple[Anno
     """
     (array, dtype, device type) of a DLPack capsule, without a copy. bfloat16 arrives as its bits in uint16; the array is None when it lies on another device or numpy lacks its type.
     """
+
+def matmul_tiers() -> list[str]:
+    """
+    What matmul_fast takes as tier here: the supported tiers, and their variants.
+    """
+
+def matmul_fast(tier: str, format: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], packed: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: int, cols: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')], threads: int) -> None:
+    """
+    out (n, rows) = x (n, cols) times the rows of packed, with x quantized to int8.
+    """
+
+def matmul_fast_groups(tier: str, bits: int, group_size: int, x: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], words: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], scales: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], biases: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: int, cols: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')], threads: int) -> None:
+    """The same for affine groups, w = scale * code + bias."""
+
+def matmul_fast_experts(tier: str, format: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], packed: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], n_experts: int, rows: int, cols: int, order: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], starts: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')], threads: int) -> None:
+    """
+    The same for stacked experts: rows order[starts[e]:starts[e + 1]] of x belong to expert e.
+    """

@@ -1,0 +1,110 @@
+// The door of `fast` products.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "matmul/job.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace quantkit;
+
+namespace {
+
+template <class T>
+using Flat = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using FloatsOut = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+void check(bool ok, const char* what) {
+    if (!ok) throw nb::value_error(what);
+}
+
+template <class Array>
+int64_t length(const Array& a) {
+    return static_cast<int64_t>(a.size());
+}
+
+Weights block_weights(const std::string& name, const Flat<uint8_t>& packed, int64_t experts, int64_t rows,
+                      int64_t cols) {
+    check(rows >= 0 && cols > 0 && experts > 0, "rows, cols or the number of experts are out of range");
+    for (int i = 0; i < static_cast<int>(Format::count); i++) {
+        const FormatRow& f = FORMATS[i];
+        if (name != f.name || f.block_size == 1) continue;
+        check(cols % f.block_size == 0, "cols is not a multiple of the format's block size");
+        const int64_t row_bytes = cols / f.block_size * f.block_bytes;
+        check(length(packed) == experts * rows * row_bytes, "packed does not have rows * row_bytes bytes");
+        return {static_cast<Format>(i), 0, packed.data(), row_bytes, nullptr, nullptr, 0, 0, rows, cols};
+    }
+    throw nb::value_error((name + " is no block format").c_str());
+}
+
+void run(const std::string& tier_name, const MatmulJob& job, const Flat<float>& x, const FloatsOut& out, int threads) {
+    const MatmulKernels* kernels = find_matmul(tier_name);
+    if (!kernels) throw nb::value_error(("tier " + tier_name + " is not built, or this processor lacks it").c_str());
+    check(length(x) == job.n * job.weights.cols, "x does not have n rows of cols values");
+    check(length(out) == job.n * job.weights.rows, "out does not have n rows of as many values as weights have rows");
+    MatmulResult result;
+    {
+        nb::gil_scoped_release release;
+        if (job.n && job.weights.rows) result = matmul(*kernels, job, threads);
+    }
+    if (!result.ok())
+        throw nb::value_error(("activation " + std::to_string(result.bad_value) + " at row " +
+                               std::to_string(result.bad_row) + ", column " + std::to_string(result.bad_col) +
+                               " is not finite")
+                                  .c_str());
+}
+
+void matmul_fast(const std::string& tier, const std::string& format, Flat<float> x, Flat<uint8_t> packed, int64_t rows,
+                 int64_t cols, FloatsOut out, int threads) {
+    const Weights weights = block_weights(format, packed, 1, rows, cols);
+    run(tier, {weights, x.data(), length(x) / cols, 1, nullptr, nullptr, out.data()}, x, out, threads);
+}
+
+void matmul_fast_groups(const std::string& tier, int bits, int64_t group_size, Flat<float> x, Flat<uint32_t> words,
+                        Flat<float> scales, Flat<float> biases, int64_t rows, int64_t cols, FloatsOut out,
+                        int threads) {
+    check(bits == 4 || bits == 8, "bits is 4 or 8");
+    check(rows >= 0 && cols > 0 && cols % 32 == 0, "cols is not a multiple of 32");
+    int shift = 0;
+    while (shift < 2 && (32 << shift) < group_size) shift++;
+    check(group_size == cols || (group_size == (32 << shift) && cols % group_size == 0),
+          "group_size is 32, 64, 128 or cols, and a whole number of them make a row");
+    if (group_size == cols) shift = 40;
+    const int64_t groups = cols / group_size, row_bytes = cols / 8 * bits;
+    check(length(words) == rows * row_bytes / 4, "words do not have rows * cols * bits / 32 values");
+    check(length(scales) == rows * groups && length(biases) == rows * groups,
+          "scales or biases do not have one value a group");
+    const Weights weights = {Format::count, bits,          reinterpret_cast<const uint8_t*>(words.data()),
+                             row_bytes,     scales.data(), biases.data(),
+                             groups,        shift,         rows,
+                             cols};
+    run(tier, {weights, x.data(), length(x) / cols, 1, nullptr, nullptr, out.data()}, x, out, threads);
+}
+
+void matmul_fast_experts(const std::string& tier, const std::string& format, Flat<float> x, Flat<uint8_t> packed,
+                         int64_t experts, int64_t rows, int64_t cols, Flat<int64_t> order, Flat<int64_t> starts,
+                         FloatsOut out, int threads) {
+    const Weights weights = block_weights(format, packed, experts, rows, cols);
+    const int64_t n = length(x) / cols;
+    check(length(order) == n && length(starts) == experts + 1, "order or starts have another length");
+    for (int64_t i = 0; i < n; i++) check(order.data()[i] >= 0 && order.data()[i] < n, "order names no row of x");
+    check(starts.data()[0] == 0 && starts.data()[experts] == n, "starts do not go from 0 to n");
+    for (int64_t e = 0; e < experts; e++) check(starts.data()[e] <= starts.data()[e + 1], "starts are not in order");
+    run(tier, {weights, x.data(), n, experts, order.data(), starts.data(), out.data()}, x, out, threads);
+}
+
+}  // namespace
+
+void bind_matmul(nb::module_& m) {
+    m.def("matmul_tiers", &matmul_names,
+          "What matmul_fast takes as tier here: the supported tiers, and their variants.");
+    m.def("matmul_fast", &matmul_fast, "tier"_a, "format"_a, "x"_a, "packed"_a, "rows"_a, "cols"_a, "out"_a,
+          "threads"_a, "out (n, rows) = x (n, cols) times the rows of packed, with x quantized to int8.");
+    m.def("matmul_fast_groups", &matmul_fast_groups, "tier"_a, "bits"_a, "group_size"_a, "x"_a, "words"_a, "scales"_a,
+          "biases"_a, "rows"_a, "cols"_a, "out"_a, "threads"_a, "The same for affine groups, w = scale * code + bias.");
+    m.def("matmul_fast_experts", &matmul_fast_experts, "tier"_a, "format"_a, "x"_a, "packed"_a, "n_experts"_a, "rows"_a,
+          "cols"_a, "order"_a, "starts"_a, "out"_a, "threads"_a,
+          "The same for stacked experts: rows order[starts[e]:starts[e + 1]] of x belong to expert e.");
+}

@@ -1,0 +1,50 @@
+// What a tier compiles for products. A panel is `panel_rows` rows of weights, unpacked to bytes a stretch of columns at
+// a time and multiplied with tiles of up to `panel_cols` rows of x; a vector product unpacks in registers.
+#pragma once
+#include "matmul/job.h"
+
+namespace quantkit {
+
+constexpr int64_t PANEL_COLUMNS = 512;  // of x per pass over a panel: its sums stay in the second-level cache
+constexpr int VECTOR_ROWS = 3;          // of x at most in one vector product
+
+// The first of n rows of x in tile t, when they are cut as evenly as tiles of at most `width` allow.
+inline int64_t tile_count(int64_t n, int64_t width) { return (n + width - 1) / width; }
+inline int64_t tile_first(int64_t n, int64_t tiles, int64_t t) {
+    return t * (n / tiles) + (t < n % tiles ? t : n % tiles);
+}
+
+struct PanelTask {
+    const Weights* weights;
+    int64_t first_row, n_rows;  // of the stacked matrix; at most panel_rows
+    const uint8_t* x;           // the expert's prepared rows of x
+    int64_t n;                  // how many of them
+    int64_t first_tile, last_tile;
+    const int64_t* order;  // of the expert's rows, or null
+    int64_t out_row;       // the row of `out` of the expert's first, when order is null
+    float* out;            // at the column of first_row
+    int64_t out_stride;
+    uint8_t* scratch;  // panel_scratch bytes, 64-byte aligned
+};
+
+struct VectorTask {
+    const Weights* weights;
+    int64_t first_row, n_rows;
+    const uint8_t* x[VECTOR_ROWS];  // prepared
+    float* out[VECTOR_ROWS];        // at the column of first_row
+    int n;
+};
+
+struct MatmulKernels {
+    int panel_rows, panel_cols;
+    int64_t panel_scratch;
+    int64_t (*panel_bytes)(const Weights&);   // of a prepared row of x
+    int64_t (*vector_bytes)(const Weights&);  //
+    // False: an element is not finite. A tile's rows interleaved; scratch holds vector_bytes for each of them.
+    bool (*prepare_panel)(const Weights&, const float* const* x, int n, uint8_t* out, uint8_t* scratch);
+    bool (*prepare_vector)(const Weights&, const float* x, uint8_t* out);
+    void (*panel)(const PanelTask&);
+    void (*vector)(const VectorTask&);
+};
+
+}  // namespace quantkit

@@ -1,0 +1,157 @@
+// One static split of a product over tasks: (expert, panel of weights, stretch of x) where an expert has many rows of
+// x, (expert, run of rows) where it has few.
+#include "matmul/job.h"
+
+#include <atomic>
+#include <cmath>
+#include <vector>
+
+#include "dispatch.h"
+#include "matmul/kernels.h"
+#include "threads.h"
+
+namespace quantkit {
+namespace {
+
+// Grown once a thread and kept: fresh pages would cost more than the work on them.
+class Workspace {
+  public:
+    uint8_t* at_least(int64_t bytes) {
+        if (static_cast<int64_t>(memory_.size()) < bytes + 64)
+            memory_ = std::vector<uint8_t>(static_cast<size_t>(bytes + 64));
+        return reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(memory_.data()) + 63) & ~uintptr_t{63});
+    }
+
+  private:
+    std::vector<uint8_t> memory_;
+};
+
+thread_local Workspace of_job, of_task;
+
+struct Split {
+    const MatmulJob& job;
+    const MatmulKernels& kernels;
+    int64_t panel_bytes, vector_bytes;
+
+    int64_t start(int64_t expert) const { return job.starts ? job.starts[expert] : expert ? job.n : 0; }
+    int64_t count(int64_t expert) const { return start(expert + 1) - start(expert); }
+    bool few(int64_t expert) const { return count(expert) <= VECTOR_ROWS; }
+    const float* x(int64_t i) const { return job.x + (job.order ? job.order[i] : i) * job.weights.cols; }
+    int64_t place() const { return panel_bytes > vector_bytes ? panel_bytes : vector_bytes; }
+};
+
+struct Tile {
+    int64_t expert, first, n;
+};
+struct Task {
+    int64_t expert, first_row, n_rows, first_tile, last_tile;
+};
+
+constexpr int64_t RUN_OF_ROWS = 64;
+
+std::vector<Tile> tiles_of(const Split& split) {
+    std::vector<Tile> tiles;
+    for (int64_t e = 0; e < split.job.experts; e++) {
+        const int64_t n = split.count(e), width = split.few(e) ? 1 : split.kernels.panel_cols,
+                      count = tile_count(n, width);
+        for (int64_t t = 0; t < count; t++) {
+            const int64_t first = tile_first(n, count, t);
+            tiles.push_back({e, split.start(e) + first, tile_first(n, count, t + 1) - first});
+        }
+    }
+    return tiles;
+}
+
+std::vector<Task> tasks_of(const Split& split) {
+    std::vector<Task> tasks;
+    const int64_t rows = split.job.weights.rows;
+    for (int64_t e = 0; e < split.job.experts; e++) {
+        const int64_t n = split.count(e), tiles = tile_count(n, split.kernels.panel_cols);
+        const int64_t step = split.few(e) ? RUN_OF_ROWS : split.kernels.panel_rows;
+        const int64_t runs = tile_count(tiles, PANEL_COLUMNS / split.kernels.panel_cols);
+        for (int64_t run = 0; run < runs; run++)
+            for (int64_t row = 0; row < rows; row += step)
+                tasks.push_back({e, row, rows - row < step ? rows - row : step, tile_first(tiles, runs, run),
+                                 tile_first(tiles, runs, run + 1)});
+    }
+    return tasks;
+}
+
+bool prepare(const Split& split, const Tile& tile, uint8_t* prepared) {
+    const Weights& w = split.job.weights;
+    uint8_t* out = prepared + tile.first * split.place();
+    if (split.few(tile.expert)) return split.kernels.prepare_vector(w, split.x(tile.first), out);
+    const float* x[64];
+    for (int64_t i = 0; i < tile.n; i++) x[i] = split.x(tile.first + i);
+    // an expert's tiles lie without gaps, whatever the room for them
+    const int64_t start = split.start(tile.expert);
+    out = prepared + start * split.place() + (tile.first - start) * split.panel_bytes;
+    return split.kernels.prepare_panel(w, x, static_cast<int>(tile.n), out,
+                                       of_task.at_least(split.kernels.panel_cols * split.vector_bytes));
+}
+
+void run(const Split& split, const Task& task, const uint8_t* prepared) {
+    const MatmulJob& job = split.job;
+    const int64_t start = split.start(task.expert), n = split.count(task.expert), rows = job.weights.rows;
+    const uint8_t* x = prepared + start * split.place();
+    const int64_t row = task.expert * rows + task.first_row;
+    const int64_t* order = job.order ? job.order + start : nullptr;
+    if (!split.few(task.expert)) {
+        split.kernels.panel({&job.weights, row, task.n_rows, x, n, task.first_tile, task.last_tile, order, start,
+                             job.out + task.first_row, rows, of_task.at_least(split.kernels.panel_scratch)});
+        return;
+    }
+    VectorTask vector = {&job.weights, row, task.n_rows, {}, {}, static_cast<int>(n)};
+    for (int64_t i = 0; i < n; i++) {
+        vector.x[i] = x + i * split.place();
+        vector.out[i] = job.out + (order ? order[i] : start + i) * rows + task.first_row;
+    }
+    split.kernels.vector(vector);
+}
+
+MatmulResult first_bad(const MatmulJob& job) {
+    for (int64_t i = 0; i < job.n * job.weights.cols; i++)
+        if (!std::isfinite(job.x[i])) return {i / job.weights.cols, i % job.weights.cols, job.x[i]};
+    return {};
+}
+
+}  // namespace
+
+#if defined(QUANTKIT_X86)
+namespace matmul_avx512 {
+extern const MatmulKernels KERNELS;
+}
+#endif
+
+const MatmulKernels* find_matmul(const std::string& name) {
+#if defined(QUANTKIT_X86)
+    if (name == "avx512-maddubs") return find_tier("avx512") ? &matmul_avx512::KERNELS : nullptr;
+#endif
+    const Tier* tier = find_tier(name);
+    return tier ? tier->matmul() : nullptr;
+}
+
+std::vector<std::string> matmul_names() {
+    std::vector<std::string> names;
+    for (const Tier* tier : tiers_built())
+        if (tier->supported()) names.push_back(tier->name);
+    if (find_matmul("avx512-maddubs")) names.push_back("avx512-maddubs");
+    return names;
+}
+
+MatmulResult matmul(const MatmulKernels& kernels, const MatmulJob& job, int threads) {
+    const Split split = {job, kernels, kernels.panel_bytes(job.weights), kernels.vector_bytes(job.weights)};
+    uint8_t* prepared = of_job.at_least(job.n * split.place());
+    const std::vector<Tile> tiles = tiles_of(split);
+    std::atomic<bool> bad{false};
+    parallel_for(static_cast<int64_t>(tiles.size()), threads, [&](int64_t i) {
+        if (!prepare(split, tiles[static_cast<size_t>(i)], prepared)) bad = true;
+    });
+    if (bad) return first_bad(job);
+    const std::vector<Task> tasks = tasks_of(split);
+    parallel_for(static_cast<int64_t>(tasks.size()), threads,
+                 [&](int64_t i) { run(split, tasks[static_cast<size_t>(i)], prepared); });
+    return {};
+}
+
+}  // namespace quantkit

@@ -1,0 +1,148 @@
+// Many rows of x: a panel of weights is unpacked once for all of them, a stretch of columns at a time, into a tile that
+// stays in the first-level cache, four codes of each row side by side, and multiplied by one kernel for all formats. A
+// lane is a row of weights, so no float crosses lanes: each output is a sum over blocks in order, on every tier.
+#pragma once
+#include <utility>
+
+#include "matmul/activations.h"
+
+namespace quantkit {
+namespace QK_TIER {
+
+constexpr int STRETCH = 2;  // chunks of 256 columns in a tile
+constexpr int STRETCH_BLOCKS = 8 * STRETCH;
+
+template <class R>
+constexpr int code_class() {  // formats that share a kernel
+    return !SIGNED_BYTES ? 255 : R::MAX <= 15 ? 15 : R::MAX <= 31 ? 31 : R::MAX <= 63 ? 63 : 255;
+}
+
+struct Stretch {
+    alignas(64) uint8_t codes[STRETCH_BLOCKS * 32 * PANEL_ROWS];  // [block][step][row][4]
+    alignas(64) float scales[STRETCH_BLOCKS * 2 * PANEL_ROWS];    // [block][sub][row]
+    alignas(64) float mins[STRETCH_BLOCKS * 2 * PANEL_ROWS];
+};
+
+struct PanelScratch {
+    Stretch tile;
+    alignas(64) float sums[PANEL_COLUMNS * PANEL_ROWS];
+};
+
+template <class R, int J>
+inline void unpack_block(const uint8_t* const (&chunk)[8], uint8_t* out) {
+    Bytes rows[8];
+    for (int r = 0; r < 8; r++) {
+        rows[r] = R::template codes<J>(chunk[r]);
+        if constexpr (SIGNED_BYTES && R::MAX > 127) rows[r] = rows[r] ^ set_bytes(128);
+    }
+    store_transposed(rows, out + J * 32 * PANEL_ROWS, 4 * PANEL_ROWS);
+}
+
+template <class R, int... J>
+inline void unpack_blocks(const uint8_t* const (&chunk)[8], int m, uint8_t* out, std::integer_sequence<int, J...>) {
+    ((J < m ? unpack_block<R, J>(chunk, out) : void()), ...);
+}
+
+// Blocks first .. last of rows row .. row + n_rows; rows beyond repeat the last.
+template <class R>
+inline void unpack(const Weights& w, int64_t row, int64_t n_rows, int64_t first, int64_t last, Stretch& tile) {
+    for (int64_t b = first; b < last; b += 8) {
+        const int m = static_cast<int>(last - b < 8 ? last - b : 8);
+        const int64_t at = b - first;
+        for (int r = 0; r < PANEL_ROWS; r += 8) {
+            const uint8_t* chunk[8];
+            alignas(64) float scale[8][8 * R::SUBS], min[8][8 * R::SUBS];
+            for (int i = 0; i < 8; i++) {
+                const Row from = row_of(w, row + (r + i < n_rows ? r + i : n_rows - 1));
+                chunk[i] = from.codes + b / 8 * R::CHUNK_BYTES;
+                R::scales(from, b / 8, m, scale[i], min[i]);
+            }
+            unpack_blocks<R>(chunk, m, tile.codes + (at * PANEL_ROWS * 8 + r) * 4,
+                             std::make_integer_sequence<int, 8>());
+            const auto transpose = [&](const float (&from)[8][8 * R::SUBS], float* to) {
+                for (int s = 0; s < R::SUBS; s++) {
+                    Bytes rows[8];
+                    for (int i = 0; i < 8; i++) rows[i] = load_bytes(reinterpret_cast<const uint8_t*>(from[i] + 8 * s));
+                    store_transposed(rows, reinterpret_cast<uint8_t*>(to + (at * R::SUBS + 8 * s) * PANEL_ROWS + r),
+                                     4 * PANEL_ROWS);
+                }
+            };
+            transpose(scale, tile.scales);
+            if (R::MINS) transpose(min, tile.mins);
+        }
+    }
+}
+
+// sums[column][row] += the tile times COLS columns, whose blocks lie at x.
+template <int MAX, int SUBS, bool MINS, int COLS>
+static void multiply(const Stretch& tile, const uint8_t* x, int blocks, float* sums) {
+    constexpr int LANES = PANEL_ROWS / VECTORS, STEPS = 8 / SUBS;
+    const uint8_t* codes = tile.codes;
+    const float *scales = tile.scales, *mins = tile.mins;
+    for (int b = 0; b < blocks; b++) {
+        const float* step = reinterpret_cast<const float*>(x + 32 * COLS);
+        const int32_t* start = reinterpret_cast<const int32_t*>(step + COLS);
+        const float* sum = reinterpret_cast<const float*>(start + SUBS * COLS);
+        Sums total[COLS][VECTORS];
+        for (int s = 0; s < SUBS; s++) {
+            Sums r[COLS][VECTORS];
+            dots<MAX, COLS, STEPS>(codes + s * STEPS * 4 * PANEL_ROWS, x + s * STEPS * 4 * COLS, start + s * COLS, r);
+            for (int v = 0; v < VECTORS; v++) {
+                const Sums scale = load_sums(scales + s * PANEL_ROWS + v * LANES);
+                for (int c = 0; c < COLS; c++) {
+                    const Sums scaled = r[c][v] * scale;
+                    total[c][v] = s ? total[c][v] + scaled : scaled;
+                }
+            }
+        }
+        for (int s = 0; MINS && s < SUBS; s++)
+            for (int v = 0; v < VECTORS; v++) {
+                const Sums min = load_sums(mins + s * PANEL_ROWS + v * LANES);
+                for (int c = 0; c < COLS; c++) total[c][v] = total[c][v] - min * set_sums(sum[s * COLS + c]);
+            }
+        for (int c = 0; c < COLS; c++)
+            for (int v = 0; v < VECTORS; v++) {
+                float* to = sums + c * PANEL_ROWS + v * LANES;
+                store_sums(to, load_sums(to) + total[c][v] * set_sums(step[c]));
+            }
+        codes += 32 * PANEL_ROWS;
+        scales += SUBS * PANEL_ROWS;
+        mins += SUBS * PANEL_ROWS;
+        x += (32 + 4 + 4 * SUBS * (MINS ? 2 : 1)) * COLS;
+    }
+}
+
+template <class R, int COLS>
+inline void multiply_some(int cols, const Stretch& tile, const uint8_t* x, int blocks, float* sums) {
+    if (cols == COLS)
+        multiply<code_class<R>(), R::SUBS, R::MINS, COLS>(tile, x, blocks, sums);
+    else if constexpr (COLS > 1)
+        multiply_some<R, COLS - 1>(cols, tile, x, blocks, sums);
+}
+
+template <class R>
+static void panel(const PanelTask& task) {
+    const Weights& w = *task.weights;
+    PanelScratch& scratch = *reinterpret_cast<PanelScratch*>(task.scratch);
+    const int64_t tiles = tile_count(task.n, PANEL_COLS), blocks = w.cols / 32, row_bytes = blocks * block_bytes<R>();
+    const int64_t first = tile_first(task.n, tiles, task.first_tile), last = tile_first(task.n, tiles, task.last_tile);
+    std::memset(scratch.sums, 0, static_cast<size_t>((last - first) * PANEL_ROWS) * sizeof(float));
+    for (int64_t b = 0; b < blocks; b += STRETCH_BLOCKS) {
+        const int m = static_cast<int>(blocks - b < STRETCH_BLOCKS ? blocks - b : STRETCH_BLOCKS);
+        unpack<R>(w, task.first_row, task.n_rows, b, b + m, scratch.tile);
+        for (int64_t t = task.first_tile; t < task.last_tile; t++) {
+            const int64_t c = tile_first(task.n, tiles, t), n = tile_first(task.n, tiles, t + 1) - c;
+            multiply_some<R, PANEL_COLS>(static_cast<int>(n), scratch.tile,
+                                         task.x + c * row_bytes + b * n * block_bytes<R>(), m,
+                                         scratch.sums + (c - first) * PANEL_ROWS);
+        }
+    }
+    for (int64_t c = first; c < last; c++) {
+        const int64_t row = task.order ? task.order[c] : task.out_row + c;
+        std::memcpy(task.out + row * task.out_stride, scratch.sums + (c - first) * PANEL_ROWS,
+                    static_cast<size_t>(task.n_rows) * sizeof(float));
+    }
+}
+
+}  // namespace QK_TIER
+}  // namespace quantkit

@@ -1,0 +1,135 @@
+// How each format's codes and scales are read for products: w = scale * (code - OFFSET) - min, code <= MAX.
+//   codes<J>(chunk)       block J of a chunk of 256 columns: 32 codes in order
+//   scales(row, chunk, m, scale, min)   of its first m blocks, SUBS for each block; 0 (min: +0) for the blocks after
+//   them
+#pragma once
+#include <cstring>
+
+#include "matmul/job.h"
+
+namespace quantkit {
+namespace QK_TIER {
+
+struct Row {
+    const uint8_t* codes;
+    const float *scales, *biases;
+    int group_shift;
+};
+
+inline Row row_of(const Weights& w, int64_t row) {
+    return {w.codes + row * w.row_bytes, w.scales + row * w.groups, w.biases + row * w.groups, w.group_shift};
+}
+
+inline uint32_t load_u32(const uint8_t* p) {
+    uint32_t x;
+    std::memcpy(&x, p, 4);
+    return x;
+}
+
+// MAX, OFFSET, SUBS and MINS of a format, and the bytes of 256 columns.
+template <int MAX_, int OFFSET_, int SUBS_, bool MINS_, int CHUNK_BYTES_>
+struct Shape {
+    static constexpr int MAX = MAX_, OFFSET = OFFSET_, SUBS = SUBS_, CHUNK_BYTES = CHUNK_BYTES_;
+    static constexpr bool MINS = MINS_;
+};
+
+// Formats of 32 with one f16 scale at the start of a block.
+template <int MAX, int OFFSET, int BLOCK_BYTES>
+struct OneScale : Shape<MAX, OFFSET, 1, false, 8 * BLOCK_BYTES> {
+    static void scales(const Row& row, int64_t chunk, int m, float* scale, float*) {
+        store_floats(scale, halves(row.codes + chunk * 8 * BLOCK_BYTES, BLOCK_BYTES, m));
+    }
+};
+
+// ... and the f16 value of code 0 after it.
+template <int MAX, int BLOCK_BYTES>
+struct ScaleAndMin : Shape<MAX, 0, 1, true, 8 * BLOCK_BYTES> {
+    static void scales(const Row& row, int64_t chunk, int m, float* scale, float* min) {
+        const uint8_t* p = row.codes + chunk * 8 * BLOCK_BYTES;
+        store_floats(scale, halves(p, BLOCK_BYTES, m));
+        store_floats(min, set_floats(0) - halves(p + 2, BLOCK_BYTES, m));
+    }
+};
+
+struct q4_0_reader : OneScale<15, 8, 18> {
+    template <int J>
+    static Bytes codes(const uint8_t* p) {
+        return nibbles(p + 18 * J + 2);
+    }
+};
+
+struct q4_1_reader : ScaleAndMin<15, 20> {
+    template <int J>
+    static Bytes codes(const uint8_t* p) {
+        return nibbles(p + 20 * J + 4);
+    }
+};
+
+struct q5_0_reader : OneScale<31, 16, 22> {
+    template <int J>
+    static Bytes codes(const uint8_t* p) {
+        return nibbles(p + 22 * J + 6) | sixteens(load_u32(p + 22 * J + 2));
+    }
+};
+
+struct q5_1_reader : ScaleAndMin<31, 24> {
+    template <int J>
+    static Bytes codes(const uint8_t* p) {
+        return nibbles(p + 24 * J + 8) | sixteens(load_u32(p + 24 * J + 4));
+    }
+};
+
+struct q8_0_reader : OneScale<255, 128, 34> {
+    template <int J>
+    static Bytes codes(const uint8_t* p) {
+        return load_bytes(p + 34 * J + 2) ^ set_bytes(128);
+    }
+};
+
+// The values of iq4_nl and iq4_xs plus 128, those of mxfp4 (E2M1 doubled) plus 12.
+alignas(16) static constexpr uint8_t NONLINEAR[16] = {1,   24,  45,  63,  79,  93,  106, 118,
+                                                      129, 141, 153, 166, 181, 197, 217, 241};
+alignas(16) static constexpr uint8_t E2M1[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+
+struct iq4_nl_reader : OneScale<255, 128, 18> {
+    template <int J>
+    static Bytes codes(const uint8_t* p) {
+        return look_up(NONLINEAR, nibbles(p + 18 * J + 2));
+    }
+};
+
+struct mxfp4_reader : Shape<24, 12, 1, false, 136> {
+    template <int J>
+    static Bytes codes(const uint8_t* p) {
+        return look_up(E2M1, nibbles(p + 17 * J + 1));
+    }
+    static void scales(const Row& row, int64_t chunk, int m, float* scale, float*) {
+        for (int j = 0; j < 8; j++) {  // 2^(e - 128)
+            const uint32_t e = j < m ? row.codes[chunk * 136 + 17 * j] : 0;
+            const uint32_t u = j >= m ? 0 : e < 2 ? 0x00200000u << e : (e - 1) << 23;
+            std::memcpy(scale + j, &u, 4);
+        }
+    }
+};
+
+// MLX's affine groups; w = scale * code + bias.
+template <int BITS>
+struct Groups : Shape<(1 << BITS) - 1, 0, 1, true, 32 * BITS> {
+    template <int J>
+    static Bytes codes(const uint8_t* p) {
+        if constexpr (BITS == 4)
+            return nibble_pairs(p + 16 * J);
+        else
+            return load_bytes(p + 32 * J);
+    }
+    static void scales(const Row& row, int64_t chunk, int m, float* scale, float* min) {
+        for (int j = 0; j < 8; j++) {
+            const int64_t group = (8 * chunk + j) >> row.group_shift;
+            scale[j] = j < m ? row.scales[group] : 0.0f;
+            min[j] = j < m ? -row.biases[group] : 0.0f;
+        }
+    }
+};
+
+}  // namespace QK_TIER
+}  // namespace quantkit

@@ -1,0 +1,127 @@
+// Words of the products on 32 bytes and 8 floats: AVX2 and F16C, shared by the wider tiers. See dot_scalar.h for
+// meanings.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace quantkit {
+namespace QK_TIER {
+
+struct Bytes {
+    __m256i v;
+};
+struct Floats {
+    __m256 v;
+};
+
+inline __m128i load_16(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+inline __m256i load_32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline Bytes load_bytes(const uint8_t* p) { return {load_32(p)}; }
+inline Bytes set_bytes(uint8_t x) { return {_mm256_set1_epi8(static_cast<char>(x))}; }
+inline Bytes nibbles(const uint8_t* p) {
+    const __m128i x = load_16(p);
+    return {_mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16(x, 4), x), _mm256_set1_epi8(15))};
+}
+inline Bytes nibble_pairs(const uint8_t* p) {
+    const __m256i x = _mm256_cvtepu8_epi16(load_16(p));
+    return {_mm256_and_si256(_mm256_or_si256(x, _mm256_slli_epi16(x, 4)), _mm256_set1_epi8(15))};
+}
+template <int FROM, int TO, int MASK>
+inline Bytes field(Bytes a) {
+    if constexpr (FROM > TO) a.v = _mm256_srli_epi16(a.v, FROM - TO);
+    if constexpr (FROM < TO) a.v = _mm256_slli_epi16(a.v, TO - FROM);
+    return {_mm256_and_si256(a.v, _mm256_set1_epi8(static_cast<char>(MASK << TO)))};
+}
+inline Bytes sixteens(uint32_t bits) {
+    const __m256i place = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i bit = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201u));
+    const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int32_t>(bits)), place);
+    return {_mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit), _mm256_set1_epi8(16))};
+}
+inline Bytes operator|(Bytes a, Bytes b) { return {_mm256_or_si256(a.v, b.v)}; }
+inline Bytes operator^(Bytes a, Bytes b) { return {_mm256_xor_si256(a.v, b.v)}; }
+inline Bytes look_up(const uint8_t (&table)[16], Bytes index) {
+    return {_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_16(table)), index.v)};
+}
+inline void store_transposed(const Bytes (&rows)[8], uint8_t* out, int64_t stride) {
+    const auto lo = [](__m256i a, __m256i b) { return _mm256_unpacklo_epi32(a, b); };
+    const auto hi = [](__m256i a, __m256i b) { return _mm256_unpackhi_epi32(a, b); };
+    const __m256i a0 = lo(rows[0].v, rows[1].v), a1 = hi(rows[0].v, rows[1].v);
+    const __m256i a2 = lo(rows[2].v, rows[3].v), a3 = hi(rows[2].v, rows[3].v);
+    const __m256i a4 = lo(rows[4].v, rows[5].v), a5 = hi(rows[4].v, rows[5].v);
+    const __m256i a6 = lo(rows[6].v, rows[7].v), a7 = hi(rows[6].v, rows[7].v);
+    const __m256i b[8] = {_mm256_unpacklo_epi64(a0, a2), _mm256_unpackhi_epi64(a0, a2), _mm256_unpacklo_epi64(a1, a3),
+                          _mm256_unpackhi_epi64(a1, a3), _mm256_unpacklo_epi64(a4, a6), _mm256_unpackhi_epi64(a4, a6),
+                          _mm256_unpacklo_epi64(a5, a7), _mm256_unpackhi_epi64(a5, a7)};
+    const auto put = [&](int k, __m256i v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + k * stride), v); };
+    for (int k = 0; k < 4; k++) {
+        put(k, _mm256_permute2x128_si256(b[k], b[k + 4], 0x20));
+        put(k + 4, _mm256_permute2x128_si256(b[k], b[k + 4], 0x31));
+    }
+}
+
+inline float half(const uint8_t* p) {
+    uint16_t h;
+    std::memcpy(&h, p, 2);
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h)));
+}
+inline Floats set_floats(float x) { return {_mm256_set1_ps(x)}; }
+inline Floats set_pair(const float* p) {
+    return {_mm256_blend_ps(_mm256_broadcast_ss(p), _mm256_broadcast_ss(p + 1), 0xf0)};
+}
+inline Floats load_floats(const float* p) { return {_mm256_loadu_ps(p)}; }
+inline void store_floats(float* p, Floats a) { _mm256_storeu_ps(p, a.v); }
+inline Floats operator*(Floats a, Floats b) { return {_mm256_mul_ps(a.v, b.v)}; }
+inline Floats operator+(Floats a, Floats b) { return {_mm256_add_ps(a.v, b.v)}; }
+inline Floats operator-(Floats a, Floats b) { return {_mm256_sub_ps(a.v, b.v)}; }
+inline Floats floats_of_u8(uint64_t bytes) {
+    return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(bytes))))};
+}
+inline Floats floats_of_i8(uint64_t bytes) {
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(bytes))))};
+}
+inline Floats halves(const uint8_t* p, int stride, int count) {
+    alignas(16) uint16_t h[8] = {};
+    if (count == 8) {
+        const auto at = [&](int i) {
+            uint16_t x;
+            std::memcpy(&x, p + i * stride, 2);
+            return static_cast<short>(x);
+        };
+        return {_mm256_cvtph_ps(_mm_setr_epi16(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)))};
+    }
+    for (int i = 0; i < 8; i++)
+        if (i < count) std::memcpy(h + i, p + i * stride, 2);
+    return {_mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i*>(h)))};
+}
+inline float sum(Floats a) {
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+inline uint32_t largest_magnitude_bits(const float* x) {
+    const __m256i mask = _mm256_set1_epi32(0x7fffffff);
+    __m256i m = _mm256_setzero_si256();
+    for (int i = 0; i < 32; i += 8) m = _mm256_max_epi32(m, _mm256_and_si256(load_32(x + i), mask));
+    __m128i r = _mm_max_epi32(_mm256_castsi256_si128(m), _mm256_extracti128_si256(m, 1));
+    r = _mm_max_epi32(r, _mm_shuffle_epi32(r, 0x4e));
+    r = _mm_max_epi32(r, _mm_shuffle_epi32(r, 0xb1));
+    return static_cast<uint32_t>(_mm_cvtsi128_si32(r));
+}
+inline void store_codes(const float* x, float inverse, int8_t* q) {
+    const __m256 scale = _mm256_set1_ps(inverse);
+    const auto at = [&](int i) { return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), scale)); };
+    const __m256i p = _mm256_packs_epi16(_mm256_packs_epi32(at(0), at(8)), _mm256_packs_epi32(at(16), at(24)));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), _mm256_permutevar8x32_epi32(p, order));
+}
+inline void store_sums(const int8_t* q, int32_t* out) {
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), load_32(q));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+}  // namespace QK_TIER
+}  // namespace quantkit

@@ -1,0 +1,164 @@
+// Words of the products, in plain loops: the reading of every operation. Wider tiers give the same bits.
+#pragma once
+#include <cstring>
+
+#include "formats/scalars.h"
+
+namespace quantkit {
+namespace QK_TIER {
+
+constexpr bool SIGNED_BYTES = false;  // codes above 127 stay as they are
+constexpr int PANEL_ROWS = 8, PANEL_COLS = 1, VECTORS = 1;
+constexpr int VECTOR_COLS = 1;  // rows of x for which a vector product unpacks at once
+
+struct Bytes {
+    uint8_t v[32];
+};
+struct Floats {
+    float v[8];
+};
+
+inline Bytes load_bytes(const uint8_t* p) {
+    Bytes r;
+    std::memcpy(r.v, p, 32);
+    return r;
+}
+inline Bytes set_bytes(uint8_t x) {
+    Bytes r;
+    for (uint8_t& b : r.v) b = x;
+    return r;
+}
+// 16 bytes: their low nibbles, then their high ones.
+inline Bytes nibbles(const uint8_t* p) {
+    Bytes r;
+    for (int i = 0; i < 16; i++) r.v[i] = p[i] & 15, r.v[i + 16] = p[i] >> 4;
+    return r;
+}
+// 16 bytes: low and high nibble of each in turn.
+inline Bytes nibble_pairs(const uint8_t* p) {
+    Bytes r;
+    for (int i = 0; i < 16; i++) r.v[2 * i] = p[i] & 15, r.v[2 * i + 1] = p[i] >> 4;
+    return r;
+}
+// Bits FROM .. of each byte, as many as MASK has, moved to bits TO ..
+template <int FROM, int TO, int MASK>
+inline Bytes field(Bytes a) {
+    for (uint8_t& b : a.v) b = static_cast<uint8_t>(((b >> FROM) & MASK) << TO);
+    return a;
+}
+// 16 where the bit of the byte's number is set.
+inline Bytes sixteens(uint32_t bits) {
+    Bytes r;
+    for (int i = 0; i < 32; i++) r.v[i] = static_cast<uint8_t>((bits >> i & 1) << 4);
+    return r;
+}
+inline Bytes operator|(Bytes a, Bytes b) {
+    for (int i = 0; i < 32; i++) a.v[i] |= b.v[i];
+    return a;
+}
+inline Bytes operator^(Bytes a, Bytes b) {
+    for (int i = 0; i < 32; i++) a.v[i] ^= b.v[i];
+    return a;
+}
+inline Bytes look_up(const uint8_t (&table)[16], Bytes index) {
+    for (uint8_t& b : index.v) b = table[b];
+    return index;
+}
+// Dword k of row r to row k, place r: eight rows of eight dwords, rows of the result `stride` bytes apart.
+inline void store_transposed(const Bytes (&rows)[8], uint8_t* out, int64_t stride) {
+    for (int k = 0; k < 8; k++)
+        for (int r = 0; r < 8; r++) std::memcpy(out + k * stride + 4 * r, rows[r].v + 4 * k, 4);
+}
+
+inline float half(const uint8_t* p) {
+    uint16_t h;
+    std::memcpy(&h, p, 2);
+    return f16_to_f32(h);
+}
+inline Floats set_floats(float x) { return {{x, x, x, x, x, x, x, x}}; }
+inline Floats set_pair(const float* p) { return {{p[0], p[0], p[0], p[0], p[1], p[1], p[1], p[1]}}; }
+inline Floats load_floats(const float* p) {
+    Floats r;
+    std::memcpy(r.v, p, 32);
+    return r;
+}
+inline void store_floats(float* p, Floats a) { std::memcpy(p, a.v, 32); }
+inline Floats operator*(Floats a, Floats b) {
+    for (int i = 0; i < 8; i++) a.v[i] *= b.v[i];
+    return a;
+}
+inline Floats operator+(Floats a, Floats b) {
+    for (int i = 0; i < 8; i++) a.v[i] += b.v[i];
+    return a;
+}
+inline Floats operator-(Floats a, Floats b) {
+    for (int i = 0; i < 8; i++) a.v[i] -= b.v[i];
+    return a;
+}
+inline Floats floats_of_u8(uint64_t bytes) {
+    Floats r;
+    for (int i = 0; i < 8; i++) r.v[i] = static_cast<float>(bytes >> 8 * i & 255);
+    return r;
+}
+inline Floats floats_of_i8(uint64_t bytes) {
+    Floats r;
+    for (int i = 0; i < 8; i++) r.v[i] = static_cast<float>(static_cast<int8_t>(bytes >> 8 * i & 255));
+    return r;
+}
+inline Floats halves(const uint8_t* p, int stride, int count) {  // 0 from count on
+    Floats r = set_floats(0);
+    for (int i = 0; i < count; i++) r.v[i] = half(p + i * stride);
+    return r;
+}
+inline float sum(Floats a) { return ((a.v[0] + a.v[4]) + (a.v[2] + a.v[6])) + ((a.v[1] + a.v[5]) + (a.v[3] + a.v[7])); }
+
+// Lane l: start[l] plus codes 4 l .. 4 l + 3 (at most MAX) times those of x.
+template <int MAX>
+inline Floats dot(Bytes codes, const int8_t* x, const int32_t* start) {
+    Floats r;
+    for (int l = 0; l < 8; l++) {
+        int32_t s = start[l];
+        for (int i = 4 * l; i < 4 * l + 4; i++) s += codes.v[i] * x[i];
+        r.v[l] = static_cast<float>(s);
+    }
+    return r;
+}
+
+// Activations, 32 at a time.
+inline uint32_t largest_magnitude_bits(const float* x) {
+    uint32_t r = 0;
+    for (int i = 0; i < 32; i++) {
+        const uint32_t u = f32_bits(x[i]) & 0x7fffffffu;
+        r = u > r ? u : r;
+    }
+    return r;
+}
+inline void store_codes(const float* x, float inverse, int8_t* q) {  // rounded to nearest, ties to even
+    for (int i = 0; i < 32; i++) q[i] = static_cast<int8_t>((x[i] * inverse + 12582912.0f) - 12582912.0f);
+}
+inline void store_sums(const int8_t* q, int32_t* out) {  // of four
+    for (int l = 0; l < 8; l++) out[l] = q[4 * l] + q[4 * l + 1] + q[4 * l + 2] + q[4 * l + 3];
+}
+
+// Panels: a lane is a row of weights.
+using Sums = Floats;
+inline Sums load_sums(const float* p) { return load_floats(p); }
+inline void store_sums(float* p, Sums a) { store_floats(p, a); }
+inline Sums set_sums(float x) { return set_floats(x); }
+
+// r[c][0] lane l: start[c] plus the sum over STEPS steps of the four codes of row l times the four of column c.
+template <int MAX, int COLS, int STEPS>
+inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start, Sums (&r)[COLS][VECTORS]) {
+    for (int c = 0; c < COLS; c++) {
+        int32_t s[8];
+        for (int32_t& v : s) v = start[c];
+        for (int k = 0; k < STEPS; k++)
+            for (int l = 0; l < 8; l++)
+                for (int i = 0; i < 4; i++)
+                    s[l] += tile[k * 32 + 4 * l + i] * static_cast<int8_t>(x[4 * (k * COLS + c) + i]);
+        for (int l = 0; l < 8; l++) r[c][0].v[l] = static_cast<float>(s[l]);
+    }
+}
+
+}  // namespace QK_TIER
+}  // namespace quantkit
