@@ -7,6 +7,7 @@
 // 3. Whole scale and its neighbours with new codes for each sub-block; the min follows from the codes.
 // 4. d and dmin by least squares for all codes; new codes, mins and d, dmin again.
 // The plain candidate (ends at the end codes, largest / SMAX) and each refit compete by their true error as stored.
+// 5. Only where sums of squares would drown in rounding, as far from zero: the same by what is left of each element.
 //
 // What bounds the speed: the pipes that add, round and compare. One trial takes 7 such operations an element, the whole
 // search of q4_k about 175; with two pipes of 8 lanes at 3.8 GHz that is 340 M weights/s.
@@ -47,19 +48,35 @@ class AffineSearch {
             }
             refit(now);
             const F e = error(now);
-            const M better = e < least;
-            least = select(better, e, least);
-            best.d = select(better, now.d, best.d);
-            best.dmin = select(better, now.dmin, best.dmin);
-            for (int j = 0; j < SUBS; j++) {
-                best.scale[j] = select(better, now.scale[j], best.scale[j]);
-                best.min[j] = select(better, now.min[j], best.min[j]);
-            }
+            take(best, least, now, e < least, e);
+        }
+        // Sub-blocks of nearly one magnitude, or of which next to nothing is left: what counts is how close whole
+        // scales and mins come, and the sums above drown in rounding.
+        F spread = zero;
+        for (const Sub& b : sub_) spread = spread + b.range * b.range * b.sum_w;
+        const M close = level_ | (least < set1(std::min(0.01f / (QMAX * QMAX), 5e-5f)) * spread);
+        if (any(close)) {
+            polish(best, least, best, close);
+            polish(best, least, plain(), close);
+            for (int j = 0; j < SUBS; j++) search_closely(j);
+            choose_steps(now);
+            for (int j = 0; j < SUBS; j++) settle<1>(j, now, round(scale_[j] * invert(now.d)), offset_[j]);
+            polish(best, least, now, close);
         }
         return best;
     }
 
   private:
+    static void take(A& best, F& least, const A& now, M better, F e) {
+        least = select(better, e, least);
+        best.d = select(better, now.d, best.d);
+        best.dmin = select(better, now.dmin, best.dmin);
+        for (int j = 0; j < SUBS; j++) {
+            best.scale[j] = select(better, now.scale[j], best.scale[j]);
+            best.min[j] = select(better, now.min[j], best.min[j]);
+        }
+    }
+
     // Sums over a sub-block under some codes: w q, w q^2, w q y.
     struct Codes {
         F q, qq, qy;
@@ -83,15 +100,18 @@ class AffineSearch {
     void measure() {
         const F zero = set1(0.0f), one = set1(1.0f);
         M positive = zero < one;
-        F low[SUBS], high[SUBS];
+        F low[SUBS], high[SUBS], xx = zero, most = zero;
         for (int j = 0; j < SUBS; j++) {
             low[j] = high[j] = x_[j * SUB];
-            for (int i = j * SUB + 1; i < (j + 1) * SUB; i++) {
+            for (int i = j * SUB; i < (j + 1) * SUB; i++) {
                 low[j] = min(low[j], x_[i]);
                 high[j] = max(high[j], x_[i]);
+                xx = xx + x_[i] * x_[i];
             }
             positive = positive & (zero < low[j]);
+            most = most + max(low[j] * low[j], high[j] * high[j]);
         }
+        level_ = set1(0.5f * SUB) * most < xx;
         sign_ = select(positive, set1(-1.0f), one);
         for (int j = 0; j < SUBS; j++) {
             Sub& b = sub_[j];
@@ -127,16 +147,78 @@ class AffineSearch {
     }
 
     // Exactly what decoding gives.
-    F error(const A& a) const {
+    F error(int j, F s, F m) const {
+        const F inverse = invert(s);
         F sum = set1(0.0f);
-        for (int j = 0; j < SUBS; j++) {
-            const F s = a.d * a.scale[j], m = a.dmin * a.min[j], inverse = invert(s);
-            for (int i = j * SUB; i < (j + 1) * SUB; i++) {
-                const F e = x_[i] - (s * affine_code<QMAX>(x_[i] + m, inverse) - m);
-                sum = sum + w_[i] * e * e;
-            }
+        for (int i = j * SUB; i < (j + 1) * SUB; i++) {
+            const F e = x_[i] - (s * affine_code<QMAX>(x_[i] + m, inverse) - m);
+            sum = sum + w_[i] * e * e;
         }
         return sum;
+    }
+    F error(const A& a) const {
+        F sum = set1(0.0f);
+        for (int j = 0; j < SUBS; j++) sum = sum + error(j, a.d * a.scale[j], a.dmin * a.min[j]);
+        return sum;
+    }
+
+    // By actual errors alone: d and dmin fitted to what `now` leaves, then neighbours of each whole scale and min.
+    void polish(A& best, F& least, A now, M where) const {
+        const F zero = set1(0.0f), top = set1(SMAX);
+        for (int round = 0; round < 3; round++) {
+            refit_closely(now);
+            F total = zero;
+            for (int j = 0; j < SUBS; j++) {
+                const F scale = now.scale[j], m = now.min[j];
+                F lowest = set1(3e38f);
+                for (int k = 0; k < 9; k++) {  // the one at hand first
+                    const F s = max(min(scale + set1(static_cast<float>((k + 1) % 3 - 1)), top), zero);
+                    const F n = max(min(m + set1(static_cast<float>((k / 3 + 1) % 3 - 1)), top), zero);
+                    const F e = error(j, now.d * s, now.dmin * n);
+                    const M better = e < lowest;
+                    lowest = select(better, e, lowest);
+                    now.scale[j] = select(better, s, now.scale[j]);
+                    now.min[j] = select(better, n, now.min[j]);
+                }
+                total = total + lowest;
+            }
+            take(best, least, now, where & (total < least), total);
+        }
+    }
+
+    // As refit, but from what is left of each element.
+    void refit_closely(A& a) const {
+        const F zero = set1(0.0f);
+        F aa = zero, ab = zero, bb = zero, ae = zero, be = zero;
+        for (int j = 0; j < SUBS; j++) {
+            const F s = a.d * a.scale[j], m = a.dmin * a.min[j], inverse = invert(s);
+            F qq = zero, q = zero, qe = zero, we = zero;
+            for (int i = j * SUB; i < (j + 1) * SUB; i++) {
+                const F v = affine_code<QMAX>(x_[i] + m, inverse), e = x_[i] - (s * v - m), wv = w_[i] * v;
+                qq = qq + wv * v;
+                q = q + wv;
+                qe = qe + wv * e;
+                we = we + w_[i] * e;
+            }
+            aa = aa + a.scale[j] * a.scale[j] * qq;
+            ab = ab - a.scale[j] * a.min[j] * q;
+            bb = bb + a.min[j] * a.min[j] * sub_[j].sum_w;
+            ae = ae + a.scale[j] * qe;
+            be = be - a.min[j] * we;
+        }
+        solve(a, aa, ab, bb, ae, be, a.d, a.dmin);
+    }
+
+    // d and dmin that solve the normal equations, from d0 and dmin0 on, where they can be told apart and are allowed.
+    void solve(A& a, F aa, F ab, F bb, F ax, F bx, F d0, F dmin0) const {
+        const F zero = set1(0.0f), det = aa * bb - ab * ab;
+        const M solvable = set1(1e-6f) * aa * bb < det;
+        const F inverse = set1(1.0f) / select(solvable, det, set1(1.0f));
+        const F d = f16_round(d0 + (ax * bb - bx * ab) * inverse);
+        const F dmin = f16_round(dmin0 + (bx * aa - ax * ab) * inverse);
+        const M good = solvable & (zero < d) & (zero <= dmin * sign_);
+        a.d = select(good, d, a.d);
+        a.dmin = select(good, dmin, a.dmin);
     }
 
     // Of codes round(y * inverse + first), K trials at a time: their sums are chains that then run side by side.
@@ -202,6 +284,40 @@ class AffineSearch {
         try_codes<1>(j, {zero - offset_[j] * inverse}, {inverse}, best);
     }
 
+    // The same by sums of what is left of each element, in units of the scale: however little that is, it counts.
+    void search_closely(int j) {
+        const F zero = set1(0.0f), one = set1(1.0f), unit = invert(sub_[j].range);
+        const Sub& b = sub_[j];
+        F least = set1(3e38f);
+        for (const float steps : CLOSE_STEPS<QMAX>.at) {
+            const F scale = b.range * set1(1.0f / steps), inverse = unit * set1(steps);
+            F rr = zero, r = zero, q = zero, qq = zero, qr = zero;
+            for (int i = j * SUB; i < (j + 1) * SUB; i++) {
+                const F u = load(y_ + i * L) * inverse, v = min(round(u), set1(QMAX)), wv = w_[i] * v,
+                        wr = w_[i] * (u - v);
+                rr = rr + wr * (u - v);
+                r = r + wr;
+                q = q + wv;
+                qq = qq + wv * v;
+                qr = qr + wv * (u - v);
+            }
+            const F mean_q = q * b.inverse_w, den = qq - q * mean_q, num = qr - r * mean_q;
+            const M told_apart = qq * set1(4e-6f) < den;
+            F more = select(told_apart, num / select(told_apart, den, one), zero);
+            F offset = (r - more * q) * b.inverse_w;
+            const M wrong = zero < (offset * scale + b.base) * sign_;
+            offset = select(wrong, zero - b.base * invert(scale), offset);
+            more = select(wrong, (qr - offset * q) / select(zero < qq, qq, one), more);
+            const F left = rr - more * (qr + qr - more * qq) - offset * (r + r - (more + more) * q - offset * b.sum_w);
+            const F e = left * scale * scale;
+            const M better = (e < least) & (zero < one + more);
+            least = select(better, e, least);
+            scale_[j] = select(better, scale + scale * more, scale_[j]);
+            offset_[j] = select(better, offset * scale, offset_[j]);
+            keep(j, better, {q, qq, (qq + qr) * scale});
+        }
+    }
+
     template <int K>
     void try_codes(int j, const F (&first)[K], const F (&inverse)[K], F& best) {
         Codes codes[K];
@@ -257,7 +373,9 @@ class AffineSearch {
             scale[k] = max(min(around + set1(k - REACH), top), zero);
             s[k] = a.d * scale[k];
             inverse[k] = invert(s[k]);
-            first[k] = zero - (REACH ? b.mean - s[k] * codes_[j].q * b.inverse_w : offset) * inverse[k];
+            // from the offset that is stored: where dmin is coarse it may lie far from what was wanted
+            const F wanted = REACH ? b.mean - s[k] * codes_[j].q * b.inverse_w : offset;
+            first[k] = (b.base + a.dmin * whole((zero - b.base - wanted) * per_min)) * inverse[k];
         }
         Codes codes[K];
         sum_codes(j, first, inverse, codes);
@@ -275,7 +393,7 @@ class AffineSearch {
 
     // d and dmin by least squares for the codes, scales and mins at hand.
     void refit(A& a) const {
-        const F zero = set1(0.0f), one = set1(1.0f);
+        const F zero = set1(0.0f);
         F aa = zero, ab = zero, bb = zero, ax = zero, bx = zero;
         for (int j = 0; j < SUBS; j++) {
             const Sub& b = sub_[j];
@@ -287,19 +405,14 @@ class AffineSearch {
             ax = ax + s * (c.qy + b.base * c.q);
             bx = bx - m * (b.wy + b.base * b.sum_w);
         }
-        const F det = aa * bb - ab * ab;
-        const M solvable = set1(1e-6f) * aa * bb < det;
-        const F inverse = one / select(solvable, det, one);
-        const F d = f16_round((ax * bb - bx * ab) * inverse), dmin = f16_round((bx * aa - ax * ab) * inverse);
-        const M good = solvable & (zero < d) & (zero <= dmin * sign_);
-        a.d = select(good, d, a.d);
-        a.dmin = select(good, dmin, a.dmin);
+        solve(a, aa, ab, bb, ax, bx, zero, zero);
     }
 
     const Batch<N>& x_;
     const W w_;
     alignas(64) float y_[N * L];
     F sign_;
+    M level_;
     Sub sub_[SUBS];
     F scale_[SUBS], offset_[SUBS];  // of each sub-block alone, from its base
     Codes codes_[SUBS];

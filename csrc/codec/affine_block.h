@@ -19,14 +19,20 @@ class AffineBlock {
     I q[N];
 
     AffineBlock(const Batch<N>& x, W w) : x_(x), w_(w) {
+        constexpr bool QUICK = std::is_same_v<W, Ones>;
         const F zero = set1(0.0f);
+        F sum = zero, squares = zero;
         low_ = high_ = x[0];
-        for (int i = 1; i < N; i++) {
+        for (int i = 0; i < N; i++) {
             low_ = min(low_, x[i]);
             high_ = max(high_, x[i]);
+            if (!QUICK) {
+                sum = sum + abs(x[i]);
+                squares = squares + x[i] * x[i];
+            }
         }
         const F range = high_ - low_, unit = invert(range);
-        if constexpr (std::is_same_v<W, Ones>) {
+        if constexpr (QUICK) {
             try_ends<false>(QuickTrials<QMAX>::ENDS, unit);
         } else {
             try_ends<true>(Trials<QMAX>::ENDS, unit);
@@ -39,6 +45,10 @@ class AffineBlock {
         const F left = min(wyy_ - gain(best_, d, m - low_), set1(3e38f)), half = range * set1(0.5f / QMAX);
         const M poor = set1(0.99f) * half * half * sum_w_ < left;
         if (any(poor)) compare_with_plain(poor);
+        // Weights of nearly one magnitude, or of which so little is left that these sums cannot tell how much.
+        M close = left < set1(0.01f / (QMAX * QMAX)) * wyy_;
+        if (!QUICK) close = close | is_level(max(high_, zero - low_), sum, squares);
+        if (any(close)) compare_closely(close, range);
         const F inverse = invert(d);
         for (int i = 0; i < N; i++) q[i] = to_int(affine_code<QMAX>(x[i] - m, inverse));
         if (x.unbiased) become_unbiased();
@@ -89,9 +99,43 @@ class AffineBlock {
         m = select(better, m, fitted_m);
     }
 
+    // Many places for the largest element; sums of what is left of each, in units of the scale; actual errors.
+    void compare_closely(M where, F range) {
+        const F zero = set1(0.0f), one = set1(1.0f), unit = invert(range);
+        F best_d = d, best_m = m, least = min(error(), set1(3e38f));
+        for (const float steps : CLOSE_STEPS<QMAX>.at) {
+            const F scale = range * set1(1.0f / steps), inverse = unit * set1(steps);
+            F r = zero, q = zero, qq = zero, qr = zero;
+            for (int i = 0; i < N; i++) {
+                const F u = (x_[i] - low_) * inverse, v = min(round(u), set1(QMAX)), wv = w_[i] * v;
+                r = r + w_[i] * (u - v);
+                q = q + wv;
+                qq = qq + wv * v;
+                qr = qr + wv * (u - v);
+            }
+            const F mean_q = q * inverse_w_, den = qq - q * mean_q, num = qr - r * mean_q;
+            const M told_apart = qq * set1(4e-6f) < den;
+            const F more = select(told_apart, num / select(told_apart, den, one), zero);
+            const F nearest = f16_round(low_ + (r - more * q) * inverse_w_ * scale);
+            const M some = zero < qq;
+            for (int k = -1; k < 2; k++) {  // the rounding of m is made up for in part by d
+                m = f16_round(nearest + set1(static_cast<float>(k)) * f16_unit(nearest));
+                const F fitted = scale + (qr * scale - (m - low_) * q) / select(some, qq, one);
+                d = select(some & (zero < fitted), f16_round(fitted), zero);
+                const F e = error();
+                const M better = where & (e < least);
+                least = select(better, e, least);
+                best_d = select(better, d, best_d);
+                best_m = select(better, m, best_m);
+            }
+        }
+        d = best_d;
+        m = best_m;
+    }
+
     // The offset at or just below the smallest element, the largest at the last code.
     void store_plain() {
-        const F nearest = f16_round(low_), unit = max(abs(low_) * set1(4.8828125e-4f), set1(2.98023224e-8f));
+        const F nearest = f16_round(low_), unit = set1(0.5f) * f16_unit(low_);
         m = select(low_ < nearest, f16_round(low_ - unit), nearest);
         d = f16_round((high_ - m) * set1(1.0f / QMAX));
     }

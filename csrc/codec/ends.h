@@ -38,6 +38,16 @@ struct QuickTrials {
     static constexpr Ends ENDS[] = {{-0.4f, 0.0f}, {0.0f, -0.4f}};
 };
 
+// Where a search by actual errors lands the largest element: on each code, for weights that lie on a grid, and side by
+// side around the last.
+template <int QMAX>
+constexpr auto CLOSE_STEPS = [] {
+    Steps<QMAX + 36> steps{};
+    for (int k = 0; k < QMAX - 1; k++) steps.at[k] = static_cast<float>(k + 1);
+    for (int k = 0; k < 37; k++) steps.at[QMAX - 1 + k] = QMAX + 0.05f * static_cast<float>(k - 18);
+    return steps;
+}();
+
 template <int QMAX>
 inline F affine_code(F above, F inverse) {  // of an element that lies `above` the offset
     return max(min(round(above * inverse), set1(QMAX)), set1(0.0f));

@@ -1,5 +1,6 @@
 // Grids: the sixteen or so values that a code can mean, in units of a scale.
 //   LOW, HIGH            the ends; LOW has the larger magnitude
+//   CLOSE                how close steps may lie to one another and still make a difference
 //   nearest(y) -> value  the grid's value nearest to y
 //   code(y) -> code      its code, as stored
 #pragma once
@@ -11,7 +12,7 @@ namespace QK_TIER {
 // -T .. T-1, stored with T added.
 template <int T>
 struct Uniform {
-    static constexpr float LOW = -T, HIGH = T - 1;
+    static constexpr float LOW = -T, HIGH = T - 1, CLOSE = 0.1f;
     static F nearest(F y) { return max(min(round(y), set1(HIGH)), set1(LOW)); }
     static I code(F y) { return to_int(nearest(y) + set1(-LOW)); }
 };
@@ -19,7 +20,7 @@ struct Uniform {
 // The sixteen values of iq4_nl and iq4_xs, denser around zero. `cell` is a parabola through which the fifteen midpoints
 // between neighbours fall near -7 .. 7, so that each cell holds just one of them.
 struct Nonlinear {
-    static constexpr float LOW = -127, HIGH = 113;
+    static constexpr float LOW = -127, HIGH = 113, CLOSE = 1;
     static constexpr float VALUES[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
     static constexpr float MIDPOINTS[16] = {-115.5f, -93.5f, -74,   -57,   -42, -28.5f, -16, -4.5f,
                                             7,       19,     31.5f, 45.5f, 61,  79,     101, 1e9f};

@@ -11,6 +11,9 @@ inline F invert(F scale) {
     return select(none, set1(0.0f), set1(1.0f) / select(none, set1(1.0f), scale));
 }
 
+// At least the distance from x to the next f16, at most twice as much.
+inline F f16_unit(F x) { return max(abs(x) * set1(9.765625e-4f), set1(5.9604644775390625e-8f)); }
+
 // The element of largest magnitude, with its sign, among x[first .. first + LEN).
 template <int LEN, int N>
 F find_extreme(const Batch<N>& x, int first) {
@@ -37,21 +40,34 @@ void measure_errors(const Batch<N>& x, W w, int first, const F (&scale)[K], F (&
         }
 }
 
-// What a set of codes sums to: w x v, w v^2, and the least-squares scale.
+// A set of codes v, seen from what suits it: the least-squares scale, the error there, and sum w v^2. The error under
+// any other scale follows with nothing to cancel, however far from zero the block lies.
 struct Fit {
-    F xv, vv, scale;
+    F least, vv, scale;
+    F error(F stored) const {
+        const F off = stored - scale;
+        return least + vv * off * off;
+    }
 };
 
+// The codes of x[first .. first + LEN) under K scales. What is summed is what they leave of x / scale, not of x: far
+// from zero that is small, and sums of x itself would drown it.
 template <class Grid, int LEN, int K, int N, class W>
-void fit(const Batch<N>& x, W w, int first, const F (&inverse)[K], Fit (&fits)[K]) {
-    for (int k = 0; k < K; k++) fits[k].xv = fits[k].vv = set1(0.0f);
+void fit(const Batch<N>& x, W w, int first, const F (&scale)[K], const F (&inverse)[K], Fit (&fits)[K]) {
+    const F zero = set1(0.0f), one = set1(1.0f);
+    F rr[K], rv[K], vv[K];
+    for (int k = 0; k < K; k++) rr[k] = rv[k] = vv[k] = zero;
     for (int i = first; i < first + LEN; i++)
         for (int k = 0; k < K; k++) {
-            const F v = Grid::nearest(x[i] * inverse[k]), wv = w[i] * v;
-            fits[k].xv = fits[k].xv + wv * x[i];
-            fits[k].vv = fits[k].vv + wv * v;
+            const F u = x[i] * inverse[k], v = Grid::nearest(u), r = u - v, wr = w[i] * r;
+            rr[k] = rr[k] + wr * r;
+            rv[k] = rv[k] + wr * v;
+            vv[k] = vv[k] + w[i] * v * v;
         }
-    for (Fit& f : fits) f.scale = f.xv / select(set1(0.0f) < f.vv, f.vv, set1(1.0f));
+    for (int k = 0; k < K; k++) {
+        const F more = rv[k] / select(zero < vv[k], vv[k], one);
+        fits[k] = {max(rr[k] - rv[k] * more, zero) * scale[k] * scale[k], vv[k], scale[k] + scale[k] * more};
+    }
 }
 
 // What the codes sum to at each of `steps`: where on the grid the extreme lands.
@@ -61,38 +77,50 @@ void scan(const Batch<N>& x, W w, int first, F extreme, const float (&steps)[STE
     static_assert(STEPS % K == 0, "a multiple of two or three");
     const F unit = invert(extreme);
     for (int s = 0; s < STEPS; s += K) {
-        F inverse[K];
+        F scale[K], inverse[K];
         Fit some[K];
-        for (int k = 0; k < K; k++) inverse[k] = unit * set1(steps[s + k]);
-        fit<Grid, LEN>(x, w, first, inverse, some);
+        for (int k = 0; k < K; k++) {
+            scale[k] = extreme * set1(1.0f / steps[s + k]);
+            inverse[k] = unit * set1(steps[s + k]);
+        }
+        fit<Grid, LEN>(x, w, first, scale, inverse, some);
         for (int k = 0; k < K; k++) fits[s + k] = some[k];
     }
 }
 
-// The step whose codes explain most of sum w x^2.
+// Steps side by side from a little beyond LOW on: for blocks of nearly one magnitude, where it is their phase that
+// counts.
 template <int STEPS>
-Fit best_fit(const Fit (&fits)[STEPS]) {
-    Fit best = fits[0];
-    F most = best.scale * best.xv;
+struct Steps {
+    float at[STEPS];
+};
+template <class Grid, int STEPS>
+constexpr Steps<STEPS> close_steps() {
+    Steps<STEPS> steps{};
+    for (int k = 0; k < STEPS; k++) steps.at[k] = Grid::LOW - 11 * Grid::CLOSE + Grid::CLOSE * static_cast<float>(k);
+    return steps;
+}
+
+// The scale of the step whose codes leave least.
+template <int STEPS>
+F best_scale(const Fit (&fits)[STEPS]) {
+    F best = fits[0].scale, least = fits[0].least;
     for (int s = 1; s < STEPS; s++) {
-        const F gain = fits[s].scale * fits[s].xv;
-        const M better = most < gain;
-        most = select(better, gain, most);
-        best.xv = select(better, fits[s].xv, best.xv);
-        best.vv = select(better, fits[s].vv, best.vv);
-        best.scale = select(better, fits[s].scale, best.scale);
+        const M better = fits[s].least < least;
+        least = select(better, fits[s].least, least);
+        best = select(better, fits[s].scale, best);
     }
     return best;
 }
 
-// The stored scale that explains most: in blocks far from zero the rounding of the scale outweighs that of the codes.
+// The stored scale that leaves least: in blocks far from zero the rounding of the scale outweighs that of the codes.
 template <int STEPS>
 F best_stored_scale(const Fit (&fits)[STEPS]) {
-    F best = set1(0.0f), most = set1(0.0f);
-    for (const Fit& f : fits) {
-        const F stored = f16_round(f.scale), gain = stored * (f.xv + f.xv - stored * f.vv);
-        const M better = most < gain;
-        most = select(better, gain, most);
+    F best = f16_round(fits[0].scale), least = fits[0].error(best);
+    for (int s = 1; s < STEPS; s++) {
+        const F stored = f16_round(fits[s].scale), e = fits[s].error(stored);
+        const M better = e < least;
+        least = select(better, e, least);
         best = select(better, stored, best);
     }
     return best;

@@ -1,10 +1,7 @@
 // A super-block: 256 elements, an f16 d, and an integer scale LOW .. HIGH for each of SUBS sub-blocks; x = d * s * v.
 //
-// 1. Each sub-block: codes at several steps, and what they sum to. From these sums alone follows how much of sum w x^2
-// any
-//    scale of those codes explains.
-// 2. d: several are tried on the sums; each takes, in every sub-block, the step and the integer scale that explain
-// most.
+// 1. Each sub-block: codes at several steps, the scale that suits each best, and what any other scale would leave.
+// 2. d: several are tried on that; each takes, in every sub-block, the step and the integer scale that leave least.
 // 3. d fitted by least squares to all codes, then each integer scale and its neighbours under it, by actual errors.
 // The plain candidate and each of these compete by their actual errors, as decoding would give them.
 #pragma once
@@ -23,37 +20,30 @@ struct SuperBlock {
     template <class W, int STEPS, int DIVISORS>
     static SuperBlock run(const Batch<N>& x, W w, const float (&steps)[STEPS], const float (&divisors)[DIVISORS],
                           int refits) {
-        F extreme[SUBS], scale[SUBS];
-        Fit fits[SUBS][STEPS];
+        F extreme[SUBS], scale[SUBS], xx = set1(0.0f), most = xx;
         for (int j = 0; j < SUBS; j++) {
             extreme[j] = find_extreme<LEN>(x, j * LEN);
-            scan<Grid, LEN>(x, w, j * LEN, extreme[j], steps, fits[j]);
-            scale[j] = best_fit(fits[j]).scale;
-            extreme[j] = extreme[j] * set1(1.0f / Grid::LOW);
+            most = most + extreme[j] * extreme[j];
         }
-        SuperBlock best, other;
-        best.begin(f16_round(find_widest(extreme) * set1(1.0f / LOW)));
+        for (int i = 0; i < N; i++) xx = xx + x[i] * x[i];
+        for (int j = 0; j < SUBS; j++) scale[j] = extreme[j] * set1(1.0f / Grid::LOW);
+        SuperBlock best;
+        best.begin(f16_round(find_widest(scale) * set1(1.0f / LOW)));
         const F inverse = invert(best.d);
         for (int j = 0; j < SUBS; j++) {
-            const F plain[1] = {whole(extreme[j] * inverse)};
+            const F plain[1] = {whole(scale[j] * inverse)};
             best.consider(x, w, j, plain);
         }
-        const F widest = find_widest(scale);
-        F most = set1(-1.0f), d = best.d;
-        for (float divisor : divisors) {
-            other.begin(f16_round(widest * set1(1.0f / divisor)));
-            const F gain = other.explain(fits);
-            const M better = most < gain;
-            most = select(better, gain, most);
-            d = select(better, other.d, d);
-        }
-        other.begin(d);
-        other.explain(fits);
-        other.adjust<0>(x, w, d, other);
-        best.take(other);
-        for (int k = 0; k < refits; k++) {
-            other.adjust<1>(x, w, best.refit(x, w), best);
-            best.take(other);
+        best.search<false>(x, w, extreme, steps, divisors, refits);
+        // Sub-blocks of nearly one magnitude: what counts is how close whole scales and f16 come to it.
+        const M level = set1(0.5f * LEN) * most < xx;
+        if (any(level)) {
+            static constexpr auto STEPS_BY = close_steps<Grid, 24>();
+            static constexpr auto DIVISORS_BY = close_divisors();
+            SuperBlock close = best;
+            close.template search<true>(x, w, extreme, STEPS_BY.at, DIVISORS_BY.at, 4);
+            close.error = select(level, close.error, best.error);
+            best.take(close);
         }
         return best;
     }
@@ -84,6 +74,43 @@ struct SuperBlock {
     }
 
   private:
+    // REFINE: d is fitted anew to what each divisor leads to, before they are compared.
+    template <bool REFINE, class W, int STEPS, int DIVISORS>
+    void search(const Batch<N>& x, W w, const F (&extreme)[SUBS], const float (&steps)[STEPS],
+                const float (&divisors)[DIVISORS], int refits) {
+        F scale[SUBS];
+        Fit fits[SUBS][STEPS];
+        for (int j = 0; j < SUBS; j++) {
+            scan<Grid, LEN>(x, w, j * LEN, extreme[j], steps, fits[j]);
+            scale[j] = best_scale(fits[j]);
+        }
+        const F widest = find_widest(scale);
+        F least = set1(3e38f), chosen = d;
+        SuperBlock other;
+        for (float divisor : divisors) {
+            other.begin(f16_round(widest * set1(1.0f / divisor)));
+            F left = other.choose<REFINE>(fits);
+            if (REFINE) left = other.choose<REFINE>(fits);
+            const M better = left < least;
+            least = select(better, left, least);
+            chosen = select(better, other.d, chosen);
+        }
+        other.begin(chosen);
+        other.choose<false>(fits);
+        other.adjust<0>(x, w, chosen, other);
+        take(other);
+        for (int k = 0; k < refits; k++) {
+            other.adjust<1>(x, w, refit(x, w), *this);
+            take(other);
+        }
+    }
+
+    static constexpr Steps<32> close_divisors() {
+        Steps<32> divisors{};
+        for (int k = 0; k < 32; k++) divisors.at[k] = LOW * (1.03f - static_cast<float>(k) / 64);
+        return divisors;
+    }
+
     static F whole(F s) { return max(min(round(s), set1(HIGH)), set1(LOW)); }
 
     static F find_widest(const F (&scales)[SUBS]) {
@@ -113,22 +140,31 @@ struct SuperBlock {
         error = error + least;
     }
 
-    // Chooses scales under d by the sums of the steps' codes; returns how much of sum w x^2 they explain.
-    template <int STEPS>
-    F explain(const Fit (&fits)[SUBS][STEPS]) {
+    // Chooses scales under d by what the steps' codes leave; returns how much. REFIT: d is then that which suits them.
+    template <bool REFIT, int STEPS>
+    F choose(const Fit (&fits)[SUBS][STEPS]) {
         const F inverse = invert(d);
-        F sum = set1(0.0f);
+        F sum = set1(0.0f), xv = sum, vv = sum;
         for (int j = 0; j < SUBS; j++) {
-            F most = set1(-1.0f);
+            F least = set1(3e38f), wanted = least, weight = least;
             scale[j] = set1(0.0f);
             for (const Fit& f : fits[j]) {
-                const F s = whole(f.scale * inverse), t = d * s, gain = t * (f.xv + f.xv - t * f.vv);
-                const M better = most < gain;
+                const F s = whole(f.scale * inverse), e = f.error(d * s);
+                const M better = e < least;
                 scale[j] = select(better, s, scale[j]);
-                most = select(better, gain, most);
+                least = select(better, e, least);
+                if (REFIT) {
+                    wanted = select(better, f.scale, wanted);
+                    weight = select(better, f.vv, weight);
+                }
             }
-            sum = sum + most;
+            sum = sum + least;
+            if (REFIT) {
+                xv = xv + scale[j] * weight * wanted;
+                vv = vv + scale[j] * scale[j] * weight;
+            }
         }
+        if (REFIT) d = select(set1(0.0f) < vv, f16_round(xv / select(set1(0.0f) < vv, vv, set1(1.0f))), d);
         return sum;
     }
 
@@ -156,15 +192,15 @@ struct SuperBlock {
     // The least-squares d of the codes and integer scales, as f16.
     template <class W>
     F refit(const Batch<N>& x, W w) const {
-        F xv = set1(0.0f), vv = set1(0.0f);
+        F off = set1(0.0f), vv = set1(0.0f);
         for (int j = 0; j < SUBS; j++) {
-            const F inverse[1] = {invert(d * scale[j])};
+            const F s[1] = {d * scale[j]}, inverse[1] = {invert(s[0])};
             Fit f[1];
-            fit<Grid, LEN>(x, w, j * LEN, inverse, f);
-            xv = xv + scale[j] * f[0].xv;
+            fit<Grid, LEN>(x, w, j * LEN, s, inverse, f);
+            off = off + scale[j] * f[0].vv * (f[0].scale - s[0]);
             vv = vv + scale[j] * scale[j] * f[0].vv;
         }
-        return f16_round(xv / select(set1(0.0f) < vv, vv, set1(1.0f)));
+        return f16_round(d + off / select(set1(0.0f) < vv, vv, set1(1.0f)));
     }
 };
 

@@ -22,6 +22,10 @@ def _outlier_columns(rng: np.random.Generator) -> npt.NDArray[np.float64]:
     return rng.standard_normal((ROWS, COLS)) * np.where(rng.random(COLS) < 0.03, 1.0, 0.02)
 
 
+def _signs(rng: np.random.Generator, run: int) -> npt.NDArray[np.int64]:
+    return np.repeat(rng.choice([-1, 1], (ROWS, COLS // run)), run, axis=1)
+
+
 FAMILIES = {
     "gauss": lambda rng: rng.standard_normal((ROWS, COLS)) * 0.02,
     "student": lambda rng: rng.standard_t(5, (ROWS, COLS)) * 0.02,
@@ -32,7 +36,21 @@ FAMILIES = {
     "rows of all sizes": lambda rng: rng.standard_normal((ROWS, COLS)) * 10.0 ** rng.uniform(-3, 3, (ROWS, 1)),
     "constant blocks": lambda rng: np.repeat(rng.standard_normal((ROWS, COLS // 32)), 32, axis=1),
     "one sign": lambda rng: np.abs(rng.standard_normal((ROWS, COLS))) * 0.02,
-    "far from zero": lambda rng: 3 + rng.standard_normal((ROWS, COLS)),
+    "shifted": lambda rng: 3 + rng.standard_normal((ROWS, COLS)),
+    # Nearly one magnitude, far from zero: what counts is how close f16 and whole scales come to it, and sums of squares
+    # drown in rounding what is left.
+    "10 .. 10.1": lambda rng: 10 + 0.1 * rng.random((ROWS, COLS)),
+    "100 .. 100.5": lambda rng: 100 + 0.5 * rng.random((ROWS, COLS)),
+    "-10 .. -10.1": lambda rng: -10 - 0.1 * rng.random((ROWS, COLS)),
+    "-100 .. -100.5": lambda rng: -100 - 0.5 * rng.random((ROWS, COLS)),
+    "10 .. 10.1 of either sign": lambda rng: _signs(rng, 1) * (10 + 0.1 * rng.random((ROWS, COLS))),
+    "100 .. 100.5 of either sign": lambda rng: _signs(rng, 1) * (100 + 0.5 * rng.random((ROWS, COLS))),
+    "blocks of either sign": lambda rng: _signs(rng, 32) * (10 + 0.1 * rng.random((ROWS, COLS))),
+    "10 +- 3 %": lambda rng: 10 + 0.3 * rng.standard_normal((ROWS, COLS)),
+    "zeros and 10 +- 3 %": lambda rng: (
+        (rng.random((ROWS, COLS)) < 0.3) * (10 + 0.3 * rng.standard_normal((ROWS, COLS)))
+    ),
+    "log-normal": lambda rng: _signs(rng, 1) * np.exp(2 * rng.standard_normal((ROWS, COLS))),
 }
 
 
