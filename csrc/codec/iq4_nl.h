@@ -31,10 +31,11 @@ struct iq4_nl {
     }
 
     static void decode(const uint8_t* in, float* out) {
-        const float d = f16_to_f32(read_u16(in));
-        for (int i = 0; i < 16; i++) {
-            out[i] = d * Grid::VALUES[in[2 + i] & 15];
-            out[i + 16] = d * Grid::VALUES[in[2 + i] >> 4];
+        const F d = set1(f16_to_f32(read_u16(in)));
+        for (int i = 0; i < 16; i += L) {
+            const I pair = load_u8(in + 2 + i);
+            store(out + i, d * look_up(Grid::VALUES, pair & set1i(15)));
+            store(out + i + 16, d * look_up(Grid::VALUES, shr<4>(pair)));
         }
     }
 };

@@ -49,9 +49,12 @@ struct iq4_xs {
         const int high = read_u16(in + 2);
         for (int j = 0; j < 8; j++) {
             const int scale = ((in[4 + j / 2] >> (4 * (j % 2))) & 15) | (((high >> (2 * j)) & 3) << 4);
-            const float step = d * static_cast<float>(scale - 32);
-            for (int i = 0; i < 32; i++)
-                out[32 * j + i] = step * Nonlinear::VALUES[(in[8 + 16 * j + i % 16] >> (4 * (i / 16))) & 15];
+            const F step = set1(d * static_cast<float>(scale - 32));
+            for (int i = 0; i < 16; i += L) {
+                const I pair = load_u8(in + 8 + 16 * j + i);
+                store(out + 32 * j + i, step * look_up(Nonlinear::VALUES, pair & set1i(15)));
+                store(out + 32 * j + i + 16, step * look_up(Nonlinear::VALUES, shr<4>(pair)));
+            }
         }
     }
 };

@@ -36,10 +36,11 @@ struct q2_k {
     static void decode(const uint8_t* in, float* out) {
         const float d = f16_to_f32(read_u16(in + 80)), dmin = f16_to_f32(read_u16(in + 82));
         for (int j = 0; j < 16; j++) {
-            const float scale = d * static_cast<float>(in[j] & 15), min = dmin * static_cast<float>(in[j] >> 4);
+            const F scale = set1(d * static_cast<float>(in[j] & 15)), min = set1(dmin * static_cast<float>(in[j] >> 4));
             const uint8_t* q = in + 16 + 32 * (j / 8) + 16 * (j & 1);
-            for (int i = 0; i < 16; i++)
-                out[16 * j + i] = scale * static_cast<float>(q[i] >> 2 * (j % 8 / 2) & 3) - min;
+            const I shift = set1i(2 * (j % 8 / 2));
+            for (int i = 0; i < 16; i += L)
+                store(out + 16 * j + i, scale * to_float(shr(load_u8(q + i), shift) & set1i(3)) - min);
         }
     }
 };

@@ -55,12 +55,15 @@ struct q3_k {
 
     static void decode(const uint8_t* in, float* out) {
         const float d = f16_to_f32(read_u16(in + 108));
-        for (int i = 0; i < N; i++) {
-            const int j = i / 16, low = (in[32 + i / 128 * 32 + i % 32] >> (2 * (i % 128 / 32))) & 3;
-            const int high = (in[i % 32] >> (i / 32)) & 1;
-            const int scale =
-                ((in[96 + j % 8] >> (4 * (j / 8))) & 15) | (((in[104 + j % 4] >> (2 * (j / 4))) & 3) << 4);
-            out[i] = d * static_cast<float>(scale - 32) * static_cast<float>((low | (high << 2)) - 4);
+        for (int j = 0; j < 16; j++) {
+            const int s = ((in[96 + j % 8] >> (4 * (j / 8))) & 15) | (((in[104 + j % 4] >> (2 * (j / 4))) & 3) << 4);
+            const F scale = set1(d * static_cast<float>(s - 32));
+            const uint8_t *high = in + 16 * (j & 1), *low = in + 32 + 32 * (j / 8) + 16 * (j & 1);
+            const I bit = set1i(j / 2), pair = set1i(2 * (j % 8 / 2));
+            for (int i = 0; i < 16; i += L) {
+                const I q = (shr(load_u8(low + i), pair) & set1i(3)) | shl<2>(shr(load_u8(high + i), bit) & set1i(1));
+                store(out + 16 * j + i, scale * to_float(q - set1i(4)));
+            }
         }
     }
 };

@@ -30,10 +30,11 @@ struct q4_0 {
     }
 
     static void decode(const uint8_t* in, float* out) {
-        const float d = f16_to_f32(read_u16(in));
-        for (int i = 0; i < 16; i++) {
-            out[i] = d * static_cast<float>((in[2 + i] & 15) - 8);
-            out[i + 16] = d * static_cast<float>((in[2 + i] >> 4) - 8);
+        const F d = set1(f16_to_f32(read_u16(in)));
+        for (int i = 0; i < 16; i += L) {
+            const I pair = load_u8(in + 2 + i);
+            store(out + i, d * to_float((pair & set1i(15)) - set1i(8)));
+            store(out + i + 16, d * to_float(shr<4>(pair) - set1i(8)));
         }
     }
 };

@@ -18,10 +18,11 @@ struct q4_1 {
     }
 
     static void decode(const uint8_t* in, float* out) {
-        const float d = f16_to_f32(read_u16(in)), m = f16_to_f32(read_u16(in + 2));
-        for (int i = 0; i < 16; i++) {
-            out[i] = d * static_cast<float>(in[4 + i] & 15) + m;
-            out[i + 16] = d * static_cast<float>(in[4 + i] >> 4) + m;
+        const F d = set1(f16_to_f32(read_u16(in))), m = set1(f16_to_f32(read_u16(in + 2)));
+        for (int i = 0; i < 16; i += L) {
+            const I pair = load_u8(in + 4 + i);
+            store(out + i, d * to_float(pair & set1i(15)) + m);
+            store(out + i + 16, d * to_float(shr<4>(pair)) + m);
         }
     }
 };

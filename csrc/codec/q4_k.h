@@ -51,9 +51,12 @@ struct q4_k {
         for (int j = 0; j < 8; j++) {
             int sc, mn;
             unpack_scale(in + 4, j, sc, mn);
-            const float scale = d * static_cast<float>(sc), min = dmin * static_cast<float>(mn);
-            for (int i = 0; i < 32; i++)
-                out[32 * j + i] = scale * static_cast<float>(in[16 + 16 * (j & ~1) + i] >> 4 * (j & 1) & 15) - min;
+            const F scale = set1(d * static_cast<float>(sc)), min = set1(dmin * static_cast<float>(mn));
+            const I shift = set1i(4 * (j & 1));
+            for (int i = 0; i < 32; i += L) {
+                const I q = shr(load_u8(in + 16 + 16 * (j & ~1) + i), shift) & set1i(15);
+                store(out + 32 * j + i, scale * to_float(q) - min);
+            }
         }
     }
 };

@@ -26,11 +26,14 @@ struct q5_1 {
     }
 
     static void decode(const uint8_t* in, float* out) {
-        const float d = f16_to_f32(read_u16(in)), m = f16_to_f32(read_u16(in + 2));
-        const uint32_t high = read_u32(in + 4);
-        for (int i = 0; i < N; i++) {
-            const int low = (in[8 + i % 16] >> (4 * (i / 16))) & 15, bit = (high >> i) & 1;
-            out[i] = d * static_cast<float>(low | (bit << 4)) + m;
+        const F d = set1(f16_to_f32(read_u16(in))), m = set1(f16_to_f32(read_u16(in + 2)));
+        const I high = set1i(static_cast<int32_t>(read_u32(in + 4)));
+        for (int i = 0; i < 16; i += L) {
+            const I pair = load_u8(in + 8 + i), place = lanes() + set1i(i);
+            const I low = (pair & set1i(15)) | shl<4>(shr(high, place) & set1i(1));
+            const I upper = shr<4>(pair) | shl<4>(shr(high, place + set1i(16)) & set1i(1));
+            store(out + i, d * to_float(low) + m);
+            store(out + i + 16, d * to_float(upper) + m);
         }
     }
 };

@@ -41,10 +41,12 @@ struct q5_k {
         for (int j = 0; j < 8; j++) {
             int sc, mn;
             unpack_scale(in + 4, j, sc, mn);
-            const float scale = d * static_cast<float>(sc), min = dmin * static_cast<float>(mn);
-            for (int i = 0; i < 32; i++) {
-                const int q = (in[48 + 16 * (j & ~1) + i] >> 4 * (j & 1) & 15) | (in[16 + i] >> j & 1) << 4;
-                out[32 * j + i] = scale * static_cast<float>(q) - min;
+            const F scale = set1(d * static_cast<float>(sc)), min = set1(dmin * static_cast<float>(mn));
+            const I shift = set1i(4 * (j & 1)), bit = set1i(j);
+            for (int i = 0; i < 32; i += L) {
+                const I low = shr(load_u8(in + 48 + 16 * (j & ~1) + i), shift) & set1i(15);
+                const I high = shr(load_u8(in + 16 + i), bit) & set1i(1);
+                store(out + 32 * j + i, scale * to_float(low | shl<4>(high)) - min);
             }
         }
     }

@@ -49,12 +49,16 @@ struct q6_k {
 
     static void decode(const uint8_t* in, float* out) {
         const float d = f16_to_f32(read_u16(in + 208));
-        for (int i = 0; i < N; i++) {
-            const int n = i / 128, g = i % 128 / 32, l = i % 32;
-            const int low = (in[64 * n + 32 * (g & 1) + l] >> (4 * (g >> 1))) & 15;
-            const int high = (in[128 + 32 * n + l] >> (2 * g)) & 3;
-            const float scale = d * static_cast<float>(static_cast<int8_t>(in[192 + i / 16]));
-            out[i] = scale * static_cast<float>((low | (high << 4)) - 32);
+        for (int j = 0; j < 16; j++) {
+            const int n = j / 8, g = j % 8 / 2, l = 16 * (j & 1);
+            const F scale = set1(d * static_cast<float>(static_cast<int8_t>(in[192 + j])));
+            const uint8_t *low = in + 64 * n + 32 * (g & 1) + l, *high = in + 128 + 32 * n + l;
+            const I nibble = set1i(4 * (g >> 1)), pair = set1i(2 * g);
+            for (int i = 0; i < 16; i += L) {
+                const I q =
+                    (shr(load_u8(low + i), nibble) & set1i(15)) | shl<4>(shr(load_u8(high + i), pair) & set1i(3));
+                store(out + 16 * j + i, scale * to_float(q - set1i(32)));
+            }
         }
     }
 };

@@ -50,8 +50,8 @@ struct q8_0 {
     }
 
     static void decode(const uint8_t* in, float* out) {
-        const float d = f16_to_f32(read_u16(in));
-        for (int i = 0; i < N; i++) out[i] = d * static_cast<float>(static_cast<int8_t>(in[2 + i]));
+        const F d = set1(f16_to_f32(read_u16(in)));
+        for (int i = 0; i < N; i += L) store(out + i, d * to_float(load_i8(in + 2 + i)));
     }
 };
 

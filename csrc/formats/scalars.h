@@ -16,15 +16,15 @@ inline float f32_from_bits(uint32_t u) {
     return x;
 }
 
+// Without a branch, so that loops over it become vectors.
 inline float f16_to_f32(uint16_t h) {
     const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16, exponent = (h >> 10) & 31u, mantissa = h & 1023u;
-    if (exponent == 0) {  // subnormal: mantissa * 2^-24, exact in f32
-        return f32_from_bits(f32_bits(static_cast<float>(mantissa) * 5.9604644775390625e-8f) | sign);
-    }
-    if (exponent == 31) {  // a NaN comes out quiet, as the hardware's conversion makes it
-        return f32_from_bits(sign | 0x7f800000u | (mantissa << 13) | (mantissa ? 0x400000u : 0u));
-    }
-    return f32_from_bits(sign | ((exponent + 112u) << 23) | (mantissa << 13));
+    const uint32_t normal = ((exponent + 112u) << 23) | (mantissa << 13);
+    // mantissa * 2^-24, exact in f32
+    const uint32_t subnormal = f32_bits(static_cast<float>(static_cast<int32_t>(mantissa)) * 5.9604644775390625e-8f);
+    // infinity, or a NaN, which comes out quiet, as the hardware's conversion makes it
+    const uint32_t special = 0x7f800000u | (mantissa << 13) | (mantissa ? 0x400000u : 0u);
+    return f32_from_bits(sign | (exponent == 0 ? subnormal : exponent == 31 ? special : normal));
 }
 
 // Rounds to nearest, ties to even, as the hardware does.

@@ -57,6 +57,8 @@ template <int N>
 inline I shr(I a) {
     return {_mm256_srli_epi32(a.v, N)};
 }
+inline I shr(I a, I n) { return {_mm256_srlv_epi32(a.v, n.v)}; }
+inline I lanes() { return {_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)}; }
 inline I max(I a, I b) { return {_mm256_max_epi32(a.v, b.v)}; }
 inline I min(I a, I b) { return {_mm256_min_epi32(a.v, b.v)}; }
 inline M operator<(I a, I b) { return {_mm256_castsi256_ps(_mm256_cmpgt_epi32(b.v, a.v))}; }
@@ -72,6 +74,9 @@ inline F look_up(const float (&table)[16], I index) {
     return {_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index.v, 28)))};
 }
 
+inline __m128i load_eight(const uint8_t* p) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)); }
+inline I load_u8(const uint8_t* p) { return {_mm256_cvtepu8_epi32(load_eight(p))}; }
+inline I load_i8(const uint8_t* p) { return {_mm256_cvtepi8_epi32(load_eight(p))}; }
 inline F load_f32(const void* p) { return {_mm256_loadu_ps(static_cast<const float*>(p))}; }
 inline F load_f16(const void* p) { return {_mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(p)))}; }
 inline F load_bf16(const void* p) {

@@ -58,6 +58,8 @@ template <int N>
 inline I shr(I a) {
     return {_mm512_srli_epi32(a.v, N)};
 }
+inline I shr(I a, I n) { return {_mm512_srlv_epi32(a.v, n.v)}; }
+inline I lanes() { return {_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)}; }
 inline I max(I a, I b) { return {_mm512_max_epi32(a.v, b.v)}; }
 inline I min(I a, I b) { return {_mm512_min_epi32(a.v, b.v)}; }
 inline M operator<(I a, I b) { return {_mm512_cmplt_epi32_mask(a.v, b.v)}; }
@@ -69,6 +71,9 @@ inline F from_bits(I a) { return {_mm512_castsi512_ps(a.v)}; }
 inline void store(int32_t* p, I a) { _mm512_storeu_si512(p, a.v); }
 inline F look_up(const float (&table)[16], I index) { return {_mm512_permutexvar_ps(index.v, _mm512_loadu_ps(table))}; }
 
+inline __m128i load_sixteen(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+inline I load_u8(const uint8_t* p) { return {_mm512_cvtepu8_epi32(load_sixteen(p))}; }
+inline I load_i8(const uint8_t* p) { return {_mm512_cvtepi8_epi32(load_sixteen(p))}; }
 inline F load_f32(const void* p) { return {_mm512_loadu_ps(p)}; }
 inline F load_f16(const void* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))}; }
 inline F load_bf16(const void* p) {

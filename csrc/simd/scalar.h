@@ -63,6 +63,8 @@ template <int N>
 inline I shr(I a) {
     return {static_cast<int32_t>(static_cast<uint32_t>(a.v) >> N)};
 }  // logical
+inline I shr(I a, I n) { return {static_cast<int32_t>(static_cast<uint32_t>(a.v) >> n.v)}; }  // each lane by its own n
+inline I lanes() { return {0}; }                                                              // 0, 1, .. L - 1
 inline I max(I a, I b) { return {a.v > b.v ? a.v : b.v}; }
 inline I min(I a, I b) { return {a.v < b.v ? a.v : b.v}; }
 inline M operator<(I a, I b) { return {a.v < b.v}; }
@@ -73,6 +75,10 @@ inline I bits(F a) { return {static_cast<int32_t>(f32_bits(a.v))}; }
 inline F from_bits(I a) { return {f32_from_bits(static_cast<uint32_t>(a.v))}; }
 inline void store(int32_t* p, I a) { *p = a.v; }
 inline F look_up(const float (&table)[16], I index) { return {table[index.v]}; }  // index 0..15
+
+// L bytes that lie side by side.
+inline I load_u8(const uint8_t* p) { return {*p}; }
+inline I load_i8(const uint8_t* p) { return {static_cast<int8_t>(*p)}; }
 
 // L source scalars that lie side by side.
 inline F load_f32(const void* p) {
