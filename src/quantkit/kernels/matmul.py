@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.errors import NonFiniteError, UsageError
+from quantkit.kernels.arrays import byte_array, check_finite, float32_array, float_array, index_array, widened
 from quantkit.kernels.codec import thread_count
 from quantkit.kernels.formats import Format, find_format
 from quantkit.kernels.panel import BlockWeights, Floats, multiply
@@ -30,9 +31,9 @@ def matmul(
     """x Wᵀ with weights in a GGUF block format.
 
     Args:
-        x: (n, cols) or (cols,), finite; float32, float16, ml_dtypes.bfloat16, or uint16 holding bfloat16 bits. Other
-            floats are converted to float32.
-        packed: uint8 (rows, row_bytes(format, cols)); a memory map will do, a few rows are read at a time.
+        x: (n, cols) or (cols,), finite; float32, float16, ml_dtypes.bfloat16, or uint16 holding bfloat16 bits, of any
+            library (see arrays.py). Other floats are converted to float32.
+        packed: uint8 (rows, row_bytes(format, cols)). Decoded a few rows at a time: memory stays small.
         format: "q4_k", "q8_0", ...: see FORMATS.
         mode: "exact" decodes weights and multiplies in float32 (the bound is in this module's docstring).
         threads: of decoding and of BLAS. 0 takes all processors, and BLAS's own setting.
@@ -44,14 +45,13 @@ def matmul(
         NonFiniteError: an activation, a decoded weight or a result is NaN or infinite; row and column are named.
         UsageError: shapes, dtypes, names or threads that do not fit.
     """
-    packed = np.asarray(packed)
-    found, cols = _checked(packed, format, 2)
+    weights = BlockWeights(*_packed(packed, format, "(rows, row_bytes)"))
     _known_mode(mode)
     count = thread_count(threads)
-    rows = _activations(x, cols)
-    out = np.empty((len(rows), len(packed)), np.float32)
-    multiply(rows, BlockWeights(packed, found), out, count)
-    return out if np.ndim(x) == 2 else out[0]
+    rows, vector = _activations(x, weights.shape[1])
+    out = np.empty((len(rows), weights.shape[0]), np.float32)
+    multiply(rows, weights, out, count)
+    return out[0] if vector else out
 
 
 def matmul_experts(
@@ -81,22 +81,24 @@ def matmul_experts(
     Raises:
         NonFiniteError, UsageError: as matmul; an id that is no expert's.
     """
-    packed = np.asarray(packed)
-    found, cols = _checked(packed, format, 3)
+    packed, found = _packed(packed, format, "(experts, rows, row_bytes)")
+    n_experts, n_rows, n_bytes = packed.shape
+    cols = n_bytes // found.block_bytes * found.block_size
     _known_mode(mode)
     count = thread_count(threads)
-    if np.ndim(x) != 2:
-        raise UsageError(f"activations must be (n, {cols}) for these weights, not of shape {np.shape(x)}")
-    rows = _activations(x, cols)
-    order, starts = _by_expert(expert_ids, len(rows), len(packed))
+    rows, vector = _activations(x, cols)
+    if vector:
+        raise UsageError(f"activations must be (n, {cols}) for these weights, not of shape ({cols},)")
+    ids = index_array(expert_ids, "expert_ids", length=len(rows), limit=n_experts)
     if scale is not None:
         with np.errstate(over="ignore"):
-            rows = rows * _row_scale(scale, len(rows))[:, None]
-        _check_finite(rows, "scaled activation")
-    out = np.empty((len(rows), packed.shape[1]), np.float32)
+            rows = rows * float32_array(scale, "scale", shape=(len(rows),))[:, None]
+        check_finite(rows, "f32", "activations times scale")
+    order, starts = _by_expert(ids, n_experts)
+    out = np.empty((len(rows), n_rows), np.float32)
     for expert in np.flatnonzero(np.diff(starts)):
         mine = order[starts[expert] : starts[expert + 1]]
-        part = np.empty((len(mine), packed.shape[1]), np.float32)
+        part = np.empty((len(mine), n_rows), np.float32)
         try:
             multiply(rows[mine], BlockWeights(packed[expert], found), part, count)
         except NonFiniteError as error:
@@ -111,66 +113,27 @@ def _known_mode(mode: str) -> None:
         raise UsageError(f"unknown mode {mode!r}", hint=f"Known: {', '.join(get_args(Mode))}.")
 
 
-def _checked(packed: npt.NDArray[Any], format: str, ndim: int) -> tuple[Format, int]:
-    """The format, and the number of columns."""
+def _packed(packed: Any, format: str, shape: str) -> tuple[npt.NDArray[np.uint8], Format]:
+    """`shape` names the dimensions that packed should have."""
     found = find_format(format)
-    if packed.dtype != np.uint8 or packed.ndim != ndim or packed.shape[-1] % found.block_bytes:
-        shape = "(experts, rows, row_bytes)" if ndim == 3 else "(rows, row_bytes)"
-        raise UsageError(
-            f"packed must be uint8 {shape} with rows of whole {found.block_bytes}-byte blocks of {format}, "
-            f"not {packed.dtype} of shape {packed.shape}"
-        )
-    return found, packed.shape[-1] // found.block_bytes * found.block_size
+    packed = byte_array(packed, "packed", block_bytes=found.block_bytes)
+    if packed.ndim != 1 + shape.count(","):
+        raise UsageError(f"packed must be {shape}, not of shape {packed.shape}")
+    return packed, found
 
 
-def _activations(x: npt.NDArray[Any], cols: int) -> Floats:
-    """float32 (n, cols), finite."""
-    x = np.asarray(x)
-    if x.ndim not in (1, 2) or x.shape[-1] != cols:
-        raise UsageError(f"activations must be (n, {cols}) or ({cols},) for these weights, not of shape {x.shape}")
-    if x.dtype == np.uint16:
-        rows = (x.astype(np.uint32) << 16).view(np.float32)
-    elif x.dtype.kind == "f" or x.dtype.name == "bfloat16":
-        with np.errstate(over="ignore"):  # a float64 beyond float32 is refused below, as infinite
-            rows = x.astype(np.float32, copy=False)
-    else:
-        raise UsageError(
-            f"activations have dtype {x.dtype}",
-            hint="Give float32, float16, ml_dtypes.bfloat16, or uint16 holding bfloat16 bits.",
-        )
-    rows = np.ascontiguousarray(rows if x.ndim == 2 else rows[None])
-    _check_finite(rows, "activation")
-    return rows
+def _activations(x: Any, cols: int) -> tuple[Floats, bool]:
+    """float32 (n, cols), C-contiguous and finite, and whether x was one row without a dimension for it."""
+    array, type = float_array(x, "activations")
+    if array.ndim not in (1, 2) or array.shape[-1] != cols:
+        raise UsageError(f"activations must be (n, {cols}) or ({cols},) for these weights, not of shape {array.shape}")
+    rows = array if array.ndim == 2 else array[None]
+    check_finite(rows, type, "activations")
+    return np.ascontiguousarray(widened(rows, type)), array.ndim == 1
 
 
-def _check_finite(rows: Floats, what: str) -> None:
-    finite = np.isfinite(rows)
-    if not finite.all():
-        row, col = (int(i) for i in np.unravel_index(np.argmin(finite), rows.shape))
-        raise NonFiniteError(f"{what} {rows[row, col]} at row {row}, column {col} is not finite or beyond float32")
-
-
-def _by_expert(expert_ids: npt.NDArray[Any], n: int, n_experts: int) -> tuple[npt.NDArray[np.int64], ...]:
-    """Row numbers sorted by expert, and where each expert's begin in them: int64 (n,) and (n_experts + 1,)."""
-    ids = np.asarray(expert_ids)
-    if ids.shape != (n,) or ids.dtype.kind not in "iu":
-        raise UsageError(f"expert_ids must be whole numbers ({n},), not {ids.dtype} of shape {ids.shape}")
-    known = (ids >= 0) & (ids < n_experts)
-    if not known.all():
-        row = int(np.argmin(known))
-        raise UsageError(f"expert id {ids[row]} of row {row} is none of the {n_experts} experts")
-    order = np.argsort(ids, kind="stable")
-    starts = np.concatenate(([0], np.cumsum(np.bincount(ids, minlength=n_experts))))
-    return order.astype(np.int64), starts.astype(np.int64)
-
-
-def _row_scale(scale: npt.NDArray[Any], n: int) -> Floats:
-    scale = np.asarray(scale)
-    if scale.shape != (n,) or (scale.dtype.kind not in "fiu" and scale.dtype.name != "bfloat16"):
-        raise UsageError(f"scale must be real numbers ({n},), not {scale.dtype} of shape {scale.shape}")
-    with np.errstate(over="ignore"):
-        scale = scale.astype(np.float32)
-    if not np.isfinite(scale).all():
-        row = int(np.argmin(np.isfinite(scale)))
-        raise NonFiniteError(f"scale {scale[row]} of row {row} is not finite or beyond float32")
-    return scale
+def _by_expert(ids: npt.NDArray[np.int64], n_experts: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Row numbers sorted by expert, (n,), and where each expert's begin in them, (n_experts + 1,)."""
+    starts = np.zeros(n_experts + 1, np.int64)
+    np.cumsum(np.bincount(ids, minlength=n_experts), out=starts[1:])
+    return np.argsort(ids, kind="stable"), starts

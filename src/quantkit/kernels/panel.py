@@ -35,7 +35,7 @@ class Weights(Protocol):
 
 @dataclass(frozen=True)
 class BlockWeights:
-    """uint8 (rows, row_bytes) of a GGUF block format."""
+    """uint8 (rows, row_bytes) of a GGUF block format, C-contiguous."""
 
     packed: npt.NDArray[np.uint8]
     format: Format
@@ -46,7 +46,7 @@ class BlockWeights:
         return rows, n_bytes // self.format.block_bytes * self.format.block_size
 
     def decode(self, first: int, out: Floats, threads: int) -> None:
-        rows = np.ascontiguousarray(self.packed[first : first + len(out)])
+        rows = self.packed[first : first + len(out)]
         _machine.decode(current_tier(), self.format.name, rows.reshape(-1), out.reshape(-1), threads)
 
 
