@@ -4,6 +4,7 @@ from quantkit.kernels.codec import dequantize, encode_into, quantize
 from quantkit.kernels.deviation import Deviation
 from quantkit.kernels.formats import FORMATS, Format, row_bytes
 from quantkit.kernels.matmul import matmul, matmul_experts
+from quantkit.kernels.moments import Moments
 from quantkit.kernels.tensor import QuantizedTensor
 from quantkit.kernels.tier import build_info, current_tier
 
@@ -11,6 +12,7 @@ __all__ = [
     "FORMATS",
     "Deviation",
     "Format",
+    "Moments",
     "QuantizedTensor",
     "build_info",
     "current_tier",
