@@ -7,7 +7,7 @@ namespace QK_TIER {
 
 struct to_f32 {
     static constexpr int BYTES = 4;
-    static void put(uint8_t* p, F x) { store(reinterpret_cast<float*>(p), x); }
+    static void put(uint8_t* p, F x) { store_f32(p, x); }
 };
 struct to_f16 {
     static constexpr int BYTES = 2;

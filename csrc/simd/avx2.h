@@ -83,6 +83,7 @@ inline F load_bf16(const void* p) {
     return {_mm256_castsi256_ps(
         _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))), 16))};
 }
+inline void store_f32(void* p, F a) { _mm256_storeu_ps(static_cast<float*>(p), a.v); }
 inline void store_f16(void* p, F a) {
     _mm_storeu_si128(static_cast<__m128i*>(p), _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
 }

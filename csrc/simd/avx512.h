@@ -80,6 +80,7 @@ inline F load_bf16(const void* p) {
     return {_mm512_castsi512_ps(
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p))), 16))};
 }
+inline void store_f32(void* p, F a) { _mm512_storeu_ps(p, a.v); }
 inline void store_f16(void* p, F a) { _mm256_storeu_si256(static_cast<__m256i*>(p), halves(a)); }
 inline void store_bf16(void* p, F a) {
     const __m512i u = _mm512_castps_si512(a.v);

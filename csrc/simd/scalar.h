@@ -96,6 +96,7 @@ inline F load_bf16(const void* p) {
     std::memcpy(&h, p, 2);
     return {bf16_to_f32(h)};
 }
+inline void store_f32(void* p, F a) { std::memcpy(p, &a.v, 4); }
 inline void store_f16(void* p, F a) {
     const uint16_t h = f32_to_f16(a.v);
     std::memcpy(p, &h, 2);

@@ -1,0 +1,145 @@
+"""Records cases of a hypothesis run for the C++ test program, with the bytes that the scalar tier gives.
+
+    python -m tools.cases OUT [--examples 12] [--seed 0] [--many-tasks]
+
+The file is `QKCASES1`, then for each case the number of its fields, and for each field its name and its value, both
+with their sizes before them (64-bit little-endian). Numbers are text, arrays their bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from tests.kernels.matrices import ROWS, Matrix, column_weights, columns_of, matrices, rows_of
+
+from quantkit.kernels import FORMATS, dequantize, encode_into, row_bytes
+
+Values = str | int | npt.NDArray[np.generic]
+FINITE_F8 = np.array([code for code in range(256) if code & 0x7F != 0x7F], np.uint8)
+
+
+def as_scalars(x: Matrix, scalar: str) -> npt.NDArray[np.generic]:
+    """The matrix in a source type, never rounded away from zero: 65504 is as far as some formats reach."""
+    if scalar == "bf16":
+        return (x.view(np.uint32) >> 16).astype(np.uint16)
+    return x.astype(np.float16 if scalar == "f16" else np.float32)
+
+
+class Recorder:
+    """Cases, as the file holds them."""
+
+    def __init__(self) -> None:
+        self.cases: list[bytes] = []
+
+    def add(self, **fields: Values | None) -> None:
+        """One case; fields that are None are left out."""
+        present = {name: value for name, value in fields.items() if value is not None}
+        parts = [struct.pack("<Q", len(present))]
+        for name, value in present.items():
+            for part in (name.encode(), value.tobytes() if isinstance(value, np.ndarray) else str(value).encode()):
+                parts += [struct.pack("<Q", len(part)), part]
+        self.cases.append(b"".join(parts))
+
+    def encode(
+        self,
+        name: str,
+        source: npt.NDArray[np.generic],
+        scalar: str,
+        *,
+        importance: Matrix | None,
+        scale: Matrix | None = None,
+        weighting: str = "plain",
+    ) -> None:
+        """What `source` becomes in the format, and what that decodes to."""
+        rows, cols = source.shape
+        out = np.empty((rows, row_bytes(name, cols)), np.uint8)
+        encode_into(
+            out,
+            source.reshape(-1).view(np.uint8),
+            format=name,
+            dtype=scalar,
+            rows=rows,
+            cols=cols,
+            row_stride=cols,
+            importance=importance,
+            weighting=weighting,
+            scale=scale,
+            threads=1,
+        )
+        self.add(
+            op="encode",
+            format=name,
+            scalar=scalar,
+            rows=rows,
+            cols=cols,
+            weighting=weighting,
+            source=source,
+            importance=importance,
+            scale=scale,
+            expected=out,
+            decoded=dequantize(out, name),
+        )
+
+
+def record_hard_matrices(recorder: Recorder, name: str, examples: int, first_seed: int) -> None:
+    """`examples` hypothesis examples of one format."""
+
+    @seed(first_seed)
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(data=st.data())
+    def record(data: st.DataObject) -> None:
+        scalar = data.draw(st.sampled_from(["f32", "f16", "bf16", "f8_e4m3"]))
+        # whole blocks, but odd numbers of columns where a block is one element
+        block = FORMATS[name].block_size
+        x = data.draw(matrices(block if block > 1 else data.draw(st.integers(1, 40))))
+        importance = data.draw(column_weights(x.shape[1]))
+        weighting = data.draw(st.sampled_from(["plain", "magnitude", "unbiased"]))
+        source, scale = as_scalars(x, scalar), None
+        if scalar == "f8_e4m3":
+            rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+            source = rng.choice(FINITE_F8, x.shape)
+            scale = (10.0 ** rng.uniform(-30, 2, len(x))).astype(np.float32)
+        recorder.encode(name, source, scalar, importance=importance, scale=scale, weighting=weighting)
+
+    record()
+
+
+def record_many_tasks(recorder: Recorder, name: str) -> None:
+    """More rows and columns than one task or one transposed tile holds, and counts that leave lanes empty."""
+    x = rows_of([kind for _ in range(13) for kind in ROWS][:267], 512, 5)
+    recorder.encode(name, x, "f32", importance=columns_of("lognormal", 512, 6), weighting="magnitude")
+    recorder.encode(name, as_scalars(x, "bf16"), "bf16", importance=None, weighting="unbiased")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--examples", type=int, default=12, help="hypothesis examples a format")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--many-tasks", action="store_true", help="matrices of 267 x 512 too")
+    args = parser.parse_args()
+    os.environ["QUANTKIT_TIER"] = "scalar"
+    recorder = Recorder()
+    for index, name in enumerate(FORMATS):
+        record_hard_matrices(recorder, name, args.examples, args.seed * len(FORMATS) + index)
+        if args.many_tasks:
+            record_many_tasks(recorder, name)
+    args.out.write_bytes(b"QKCASES1" + b"".join(recorder.cases))
+    print(f"{len(recorder.cases)} cases, {args.out.stat().st_size} bytes, seed {args.seed}")
+
+
+if __name__ == "__main__":
+    main()
