@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from tests.kernels.matrices import ROWS, Matrix, column_weights, columns_of, matrices, rows_of
 
-from quantkit.kernels import FORMATS, dequantize, encode_into, row_bytes
+from quantkit.kernels import FORMATS, _machine, dequantize, encode_into, quantize, row_bytes
 
 Values = str | int | npt.NDArray[np.generic]
 FINITE_F8 = np.array([code for code in range(256) if code & 0x7F != 0x7F], np.uint8)
@@ -124,6 +124,71 @@ def record_many_tasks(recorder: Recorder, name: str) -> None:
     recorder.encode(name, as_scalars(x, "bf16"), "bf16", importance=None, weighting="unbiased")
 
 
+def record_products(recorder: Recorder, name: str, first_seed: int) -> None:
+    """One row, few, and many; counts that fill no tile; experts with no rows, few, and many."""
+    rng = np.random.default_rng(first_seed)
+    for n, rows, blocks in [(1, 37, 3), (3, 5, 2), (4, 33, 1), (23, 19, 3)]:
+        cols = blocks * FORMATS[name].block_size
+        x = rng.standard_normal((n, cols)).astype(np.float32)
+        packed = quantize((rng.standard_t(4, (rows, cols)) * 0.02).astype(np.float32), name)
+        out = np.empty((n, rows), np.float32)
+        _machine.matmul_fast("scalar", name, x.ravel(), packed.ravel(), rows, cols, out.reshape(-1), 1)
+        recorder.add(op="matmul", format=name, n=n, rows=rows, cols=cols, experts=1, x=x, packed=packed, out=out)
+    n, rows, cols, experts = 11, 17, 2 * FORMATS[name].block_size, 4
+    ids = np.array([2, 0, 2, 2, 0, 2, 3, 2, 0, 2, 2])  # the second expert has none
+    order = np.argsort(ids, kind="stable").astype(np.int64)
+    starts = np.concatenate([[0], np.cumsum(np.bincount(ids, minlength=experts))]).astype(np.int64)
+    x = rng.standard_normal((n, cols)).astype(np.float32)
+    packed = quantize((rng.standard_t(4, (experts * rows, cols)) * 0.02).astype(np.float32), name)
+    out = np.empty((n, rows), np.float32)
+    _machine.matmul_fast_experts(
+        "scalar", name, x.ravel(), packed.ravel(), experts, rows, cols, order, starts, out.reshape(-1), 1
+    )
+    fields = {"x": x, "packed": packed, "order": order, "starts": starts, "out": out}
+    recorder.add(op="matmul", format=name, n=n, rows=rows, cols=cols, experts=experts, **fields)
+
+
+def record_products_of_groups(recorder: Recorder, first_seed: int) -> None:
+    """The same for codes of 4 and 8 bits, groups of 32, 64, 128 and a whole row; all codes occur."""
+    rng = np.random.default_rng(first_seed)
+    rows, cols = 21, 384
+    for bits in (4, 8):
+        for shift, group_size in enumerate((32, 64, 128, cols)):
+            for n in (1, 9):
+                words = rng.integers(0, 2**32, (rows, cols * bits // 32), np.uint32)
+                x = rng.standard_normal((n, cols)).astype(np.float32)
+                scales, biases = rng.standard_normal((2, rows, cols // group_size)).astype(np.float32)
+                out = np.empty((n, rows), np.float32)
+                _machine.matmul_fast_groups(
+                    "scalar",
+                    bits,
+                    group_size,
+                    x.ravel(),
+                    words.ravel(),
+                    scales.ravel(),
+                    biases.ravel(),
+                    rows,
+                    cols,
+                    out.reshape(-1),
+                    1,
+                )
+                recorder.add(
+                    op="matmul",
+                    format="groups",
+                    bits=bits,
+                    group_shift=shift if shift < 3 else 40,
+                    n=n,
+                    rows=rows,
+                    cols=cols,
+                    experts=1,
+                    x=x,
+                    packed=words,
+                    scales=scales,
+                    biases=biases,
+                    out=out,
+                )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -137,6 +202,9 @@ def main() -> None:
         record_hard_matrices(recorder, name, args.examples, args.seed * len(FORMATS) + index)
         if args.many_tasks:
             record_many_tasks(recorder, name)
+        if FORMATS[name].block_size > 1:
+            record_products(recorder, name, args.seed)
+    record_products_of_groups(recorder, args.seed)
     args.out.write_bytes(b"QKCASES1" + b"".join(recorder.cases))
     print(f"{len(recorder.cases)} cases, {args.out.stat().st_size} bytes, seed {args.seed}")
 

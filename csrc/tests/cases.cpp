@@ -18,6 +18,13 @@ Bytes read_sized(std::FILE* file) {
     return bytes;
 }
 
+template <class T>
+std::vector<T> values_of(const Bytes& bytes) {
+    std::vector<T> values(bytes.size() / sizeof(T));
+    if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
+    return values;
+}
+
 }  // namespace
 
 std::string Case::text(const std::string& name) const {
@@ -27,12 +34,9 @@ std::string Case::text(const std::string& name) const {
 
 int64_t Case::number(const std::string& name) const { return std::stoll(text(name)); }
 
-std::vector<float> Case::floats(const std::string& name) const {
-    const Bytes& b = bytes(name);
-    std::vector<float> values(b.size() / 4);
-    if (!values.empty()) std::memcpy(values.data(), b.data(), values.size() * 4);
-    return values;
-}
+std::vector<float> Case::floats(const std::string& name) const { return values_of<float>(bytes(name)); }
+
+std::vector<int64_t> Case::words(const std::string& name) const { return values_of<int64_t>(bytes(name)); }
 
 Format Case::format() const {
     const std::string name = text("format");

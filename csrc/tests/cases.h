@@ -2,7 +2,9 @@
 #pragma once
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -21,11 +23,23 @@ struct Case {
     std::string text(const std::string& name) const;
     int64_t number(const std::string& name) const;
     std::vector<float> floats(const std::string& name) const;
+    std::vector<int64_t> words(const std::string& name) const;
     Format format() const;
 };
 
 // Reads until the end of the file; throws std::runtime_error where it is cut short or is no file of cases.
 std::vector<Case> read_cases(std::FILE* file);
+
+// Memory that ends where its last byte is, so that a sanitizer sees the next; `shift` bytes spoil its alignment.
+struct Exact {
+    std::unique_ptr<uint8_t[]> memory;
+    uint8_t* data;
+
+    Exact(int64_t n, int64_t shift) : memory(new uint8_t[static_cast<size_t>(n + shift)]), data(memory.get() + shift) {}
+    Exact(const Bytes& bytes, int64_t shift) : Exact(static_cast<int64_t>(bytes.size()), shift) {
+        std::memcpy(data, bytes.data(), bytes.size());
+    }
+};
 
 // What a case is run under.
 struct Setting {
@@ -40,5 +54,6 @@ void expect_same(const uint8_t* found, const Bytes& expected, const std::string&
 void check_encode(const Case&, const Setting&);
 void check_refusal(const Case&, const Setting&);
 void check_decode(const Case&, const Setting&);
+void check_matmul(const Case&, const Setting&);
 
 }  // namespace quantkit

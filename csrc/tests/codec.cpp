@@ -8,14 +8,6 @@
 namespace quantkit {
 namespace {
 
-// Memory that ends where its last byte is, so that a sanitizer sees the next; `shift` spoils its alignment.
-struct Exact {
-    std::unique_ptr<uint8_t[]> memory;
-    uint8_t* data;
-
-    Exact(int64_t n, int64_t shift) : memory(new uint8_t[static_cast<size_t>(n + shift)]), data(memory.get() + shift) {}
-};
-
 struct Layout {
     const char* name;
     bool transposed;
@@ -139,8 +131,7 @@ void check_decode(const Case& c, const Setting& setting) {
     if (blocks * row.block_size * 4 != static_cast<int64_t>(decoded.size()))
         throw std::runtime_error("cases: decoded values of another size");
     for (int64_t shift : {0, 1}) {
-        const Exact in(static_cast<int64_t>(packed.size()), shift);
-        std::memcpy(in.data, packed.data(), packed.size());
+        const Exact in(packed, shift);
         const std::unique_ptr<float[]> out(new float[static_cast<size_t>(blocks * row.block_size)]);
         decode(*setting.tier, format, in.data, out.get(), blocks, setting.threads);
         expect_same(reinterpret_cast<const uint8_t*>(out.get()), decoded, "decoded");

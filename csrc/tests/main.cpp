@@ -21,7 +21,11 @@ struct Check {
     void (*run)(const Case&, const Setting&);
 };
 constexpr Check CHECKS[] = {
-    {"encode", "encode", check_encode}, {"encode", "refuse", check_refusal}, {"encode", "decode", check_decode}};
+    {"encode", "encode", check_encode},
+    {"encode", "refuse", check_refusal},
+    {"encode", "decode", check_decode},
+    {"matmul", "matmul", check_matmul},
+};
 
 int run(const std::vector<const Tier*>& tiers, const std::vector<int>& threads) {
     const std::vector<Case> cases = read_cases(stdin);

@@ -1,0 +1,70 @@
+// Products with int8 activations: whatever the tier and the threads, the floats are those that were recorded.
+#include "matmul/job.h"
+
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+
+#include "tests/cases.h"
+
+namespace quantkit {
+namespace {
+
+// A recorded product.
+struct Product {
+    Exact packed;
+    std::vector<float> scales, biases, x;
+    std::vector<int64_t> order, starts;
+    MatmulJob job;
+
+    explicit Product(const Case& c) : packed(c.bytes("packed"), 1), x(c.floats("x")) {
+        Weights w = {};
+        w.rows = c.number("rows");
+        w.cols = c.number("cols");
+        w.codes = packed.data;
+        const int64_t experts = c.number("experts");
+        w.row_bytes = static_cast<int64_t>(c.bytes("packed").size()) / (experts * w.rows);
+        w.format = Format::count;
+        if (c.has("bits")) {
+            w.bits = static_cast<int>(c.number("bits"));
+            w.group_shift = static_cast<int>(c.number("group_shift"));
+            w.scales = (scales = c.floats("scales")).data();
+            w.biases = (biases = c.floats("biases")).data();
+            w.groups = static_cast<int64_t>(scales.size()) / w.rows;
+        } else {
+            w.format = c.format();
+        }
+        job = {w, x.data(), c.number("n"), experts, nullptr, nullptr, nullptr};
+        if (c.has("order")) {
+            job.order = (order = c.words("order")).data();
+            job.starts = (starts = c.words("starts")).data();
+        }
+    }
+};
+
+void check_with(const MatmulKernels& kernels, const std::string& name, const Case& c, int threads) {
+    Product product(c);
+    const Bytes& expected = c.bytes("out");
+    std::vector<float> out(expected.size() / 4, std::numeric_limits<float>::quiet_NaN());
+    product.job.out = out.data();
+    if (!matmul(kernels, product.job, threads).ok()) throw std::runtime_error(name + ": refused");
+    expect_same(reinterpret_cast<const uint8_t*>(out.data()), expected, name);
+
+    const int64_t at = c.index * 131 % static_cast<int64_t>(product.x.size());
+    product.x[static_cast<size_t>(at)] = std::numeric_limits<float>::infinity();
+    const MatmulResult refused = matmul(kernels, product.job, threads);
+    if (refused.bad_row * product.job.weights.cols + refused.bad_col != at)
+        throw std::runtime_error(name + ": an infinity at " + std::to_string(at) + " was reported at row " +
+                                 std::to_string(refused.bad_row) + ", column " + std::to_string(refused.bad_col));
+}
+
+}  // namespace
+
+// The tier's kernels, and those that it takes on processors without VNNI.
+void check_matmul(const Case& c, const Setting& setting) {
+    const std::string tier = setting.tier->name;
+    for (const std::string& name : matmul_names())
+        if (name == tier || name.rfind(tier + "-", 0) == 0) check_with(*find_matmul(name), name, c, setting.threads);
+}
+
+}  // namespace quantkit
