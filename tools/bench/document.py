@@ -19,6 +19,7 @@ Figures in one row come from one run, in which the sides took turns, each in a p
   cache. For `exact` it is numpy's float32 BLAS on the same shape, with weights that were decoded beforehand.
 - Ratio: quantkit over the best peer in the row. Peers are built for the tier's instructions, or for fewer where there
   is no such build: see their flags.
+- †: while this row was measured the machine gave less than {steady:.0%} of the best that was seen of that limit.
 - Error: of the product, relative to that of the decoded weights in float64; weights and activations are normal.
 
 ## Sides, and what they use of the processor by their own account
@@ -29,6 +30,7 @@ Figures in one row come from one run, in which the sides took turns, each in a p
 
 {ceilings}"""
 TIERS = ("scalar", "avx2", "neon", "avx512")
+STEADY = 0.75
 MATMUL, EXPERTS = "y = x Wᵀ, 5120 × 8192", "512 rows, each times the matrix of one expert"
 
 
@@ -107,6 +109,12 @@ def cached_rate(run: Run, one: Record) -> float | None:
     return next((r.rate for r in run.records if (r.part, r.format, r.threads, r.contender) == wanted), None)
 
 
+def disturbed(run: Run, one: Record) -> bool:
+    """Whether others took a good part of the machine, by the ceiling that was sampled in the same rounds."""
+    best = run.ceilings.get(str(one.threads), {}).get(one.limit)
+    return bool(best and one.limit_rate and one.limit_rate < STEADY * best)
+
+
 def limited(run: Run, one: Record) -> tuple[float, str]:
     """(share, what of): the lesser of the ceiling's and, for one row, the rate in cache."""
     assert one.share is not None
@@ -142,7 +150,7 @@ def _head(run: Run) -> str:
     counts = sorted(run.ceilings, key=int)
     rows = [[name, *(_number(run.ceilings[count].get(name, 0) / 1e9) for count in counts)] for name in names]
     ceilings = "\n".join(_table(["", *(_plural(int(count), "thread") for count in counts)], rows))
-    return HEAD.format(machine=run.machine, code=run.code, sides="\n".join(sides), ceilings=ceilings)
+    return HEAD.format(steady=STEADY, machine=run.machine, code=run.code, sides="\n".join(sides), ceilings=ceilings)
 
 
 def _products(run: Run, threads: int, tier: str) -> list[str]:
@@ -167,6 +175,7 @@ def _product(run: Run, tier: str, found: Mapping[str, Record]) -> list[list[str]
         return []
     share, limit = limited(run, one)
     name = f"{one.format}, {one.experts} experts" if one.experts else f"{one.format}, {_plural(one.n, 'row')}"
+    name += " †" * disturbed(run, one)
     rates = [_number(found[label].rate) if label in found else "" for label in peers]
     ratio = f"{best.seconds / one.seconds:.2f}"
     errors = [f"{one.error:.4f}", f"{best.error:.4f}"]

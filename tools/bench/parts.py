@@ -159,7 +159,7 @@ def _product(
     return Record(
         part, format, threads, label, seconds, n_bytes if by_bytes else operations, "GB/s" if by_bytes else "GOP/s",
         n=n, experts=experts, mode=mode if label.startswith("quantkit") else "", repacked=bench.repacked(label),
-        error=errors[label], limit_seconds=limit, limit=name,
+        error=errors[label], limit_seconds=limit, limit=name, limit_rate=rates[name],
     )  # fmt: skip
 
 
@@ -232,7 +232,7 @@ def decode(bench: Bench, format: str, rows: int = 2048) -> Iterator[Record]:
             for label, seconds in times.items():
                 yield Record(
                     "decode", format, threads, label, seconds, n_bytes, "GB/s",
-                    limit_seconds=n_bytes / rates["write"], limit="write",
+                    limit_seconds=n_bytes / rates["write"], limit="write", limit_rate=rates["write"],
                 )  # fmt: skip
 
 
@@ -265,7 +265,7 @@ def groups(bench: Bench, bits: int = 4, group_size: int = 64, rows: int = 1024) 
                 limit, name = bench.int8_seconds(label, rates, operations, n_bytes)
                 yield Record(
                     "matmul groups", format, threads, label, seconds, operations, "GOP/s", n=n, error=found[label],
-                    limit_seconds=limit, limit=name,
+                    limit_seconds=limit, limit=name, limit_rate=rates[name],
                 )  # fmt: skip
         x.close()
     bench.able(group, "unload")

@@ -34,6 +34,7 @@ class Record:
     error: float | None = None  # relative, of the result; what of is said where it is printed
     limit_seconds: float | None = None  # what the same work takes at the machine's ceiling
     limit: str = ""
+    limit_rate: float | None = None  # of the ceiling that is named, as it was sampled between the turns
 
     @property
     def rate(self) -> float:
