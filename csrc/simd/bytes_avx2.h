@@ -21,8 +21,9 @@ inline __m256i load_32(const void* p) { return _mm256_loadu_si256(static_cast<co
 inline Bytes load_bytes(const uint8_t* p) { return {load_32(p)}; }
 inline Bytes set_bytes(uint8_t x) { return {_mm256_set1_epi8(static_cast<char>(x))}; }
 inline Bytes nibbles(const uint8_t* p) {
-    const __m128i x = load_16(p);
-    return {_mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16(x, 4), x), _mm256_set1_epi8(15))};
+    const __m256i both = _mm256_broadcastsi128_si256(load_16(p));
+    const __m256i shifted = _mm256_srlv_epi32(both, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4));
+    return {_mm256_and_si256(shifted, _mm256_set1_epi8(15))};
 }
 inline Bytes nibble_pairs(const uint8_t* p) {
     const __m256i x = _mm256_cvtepu8_epi16(load_16(p));
@@ -100,6 +101,15 @@ inline float sum(Floats a) {
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+// The compiler must not keep it in registers.
+inline void in_memory(const void* p) {
+#if defined(__GNUC__)
+    __asm__ volatile("" : : "r"(p) : "memory");
+#else
+    (void)p;
+#endif
 }
 
 inline uint32_t largest_magnitude_bits(const float* x) {

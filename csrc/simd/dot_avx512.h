@@ -8,6 +8,8 @@ namespace QK_TIER {
 
 constexpr int PANEL_ROWS = 32, PANEL_COLS = 6, VECTORS = 2, VECTOR_COLS = 3;
 
+#define QK_PAIRS
+
 #if defined(QK_VNNI)
 constexpr bool SIGNED_BYTES = false;
 #else
@@ -34,6 +36,76 @@ inline Floats dot(Bytes codes, const int8_t* x, const int32_t* start) {
         two = _mm256_maddubs_epi16(codes.v, load_32(x));
     }
     return {_mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_madd_epi16(two, _mm256_set1_epi16(1)), load_32(start)))};
+#endif
+}
+
+// Two blocks at a time: the even one in the low half, the odd one in the high half.
+constexpr int PAIR_ROWS = 2;  // rows of weights in turn, so that one's additions do not wait for each other
+struct Pair {
+    __m512i v;
+};
+struct PairFloats {
+    __m512 v;
+};
+
+inline Pair join(Bytes a, Bytes b) { return {_mm512_inserti64x4(_mm512_castsi256_si512(a.v), b.v, 1)}; }
+inline Pair load_pair(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+inline Pair load_twice(const uint8_t* p) { return {_mm512_broadcast_i64x4(load_32(p))}; }
+inline Pair operator|(Pair a, Pair b) { return {_mm512_or_si512(a.v, b.v)}; }
+inline Pair operator^(Pair a, Pair b) { return {_mm512_xor_si512(a.v, b.v)}; }
+inline Pair set_pair_bytes(uint8_t x) { return {_mm512_set1_epi8(static_cast<char>(x))}; }
+inline Pair look_up(const uint8_t (&table)[16], Pair index) {
+    return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(load_16(table)), index.v)};
+}
+// nibbles() of p for the even block and of q for the odd one.
+inline Pair nibbles(const uint8_t* p, const uint8_t* q) {
+    const __m512i even = _mm512_broadcast_i32x4(load_16(p));
+    const __m512i both = _mm512_mask_broadcast_i32x4(even, 0xff00, load_16(q));
+    const __m512i shift = _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 0, 0, 0, 0, 4, 4, 4, 4);
+    return {_mm512_and_si512(_mm512_srlv_epi32(both, shift), _mm512_set1_epi8(15))};
+}
+// Bits MASK of each byte, once it has been shifted right by EVEN or ODD; both at least 0, or both at most 0: left.
+template <int EVEN, int ODD, int MASK>
+inline Pair fields(Pair a) {
+    constexpr int E = EVEN < 0 ? -EVEN : EVEN, O = ODD < 0 ? -ODD : ODD;
+    const __m512i by = _mm512_setr_epi32(E, E, E, E, E, E, E, E, O, O, O, O, O, O, O, O);
+    if constexpr (EVEN < 0 || ODD < 0)
+        a.v = _mm512_sllv_epi32(a.v, by);
+    else if constexpr (EVEN || ODD)
+        a.v = _mm512_srlv_epi32(a.v, by);
+    return {_mm512_and_si512(a.v, _mm512_set1_epi8(MASK))};
+}
+
+inline PairFloats operator*(PairFloats a, PairFloats b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline PairFloats operator+(PairFloats a, PairFloats b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline PairFloats set_pair_floats(float x) { return {_mm512_set1_ps(x)}; }
+inline Floats even_of(PairFloats a) { return {_mm512_castps512_ps256(a.v)}; }
+inline Floats odd_of(PairFloats a) { return {_mm512_extractf32x8_ps(a.v, 1)}; }
+
+// The scales of blocks 2 K and 2 K + 1 in the lanes that dot_pair gives them: SUBS each, of 8 SUBS in a register.
+template <int SUBS, int K>
+inline PairFloats spread_scales(PairFloats scales) {
+    constexpr int A = 2 * SUBS * K, B = SUBS == 1 ? A : A + 1, C = SUBS == 1 ? A + 1 : A + 2,
+                  D = SUBS == 1 ? A + 1 : A + 3;
+    const __m512i from = _mm512_setr_epi32(A, A, A, A, B, B, B, B, C, C, C, C, D, D, D, D);
+    return {_mm512_permutexvar_ps(from, scales.v)};
+}
+inline PairFloats join(Floats a, Floats b) { return {_mm512_insertf32x8(_mm512_castps256_ps512(a.v), b.v, 1)}; }
+
+// dot() of both blocks.
+template <int MAX>
+inline PairFloats dot_pair(Pair codes, const int8_t* x, const int32_t* start) {
+#if defined(QK_VNNI)
+    return {_mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_loadu_si512(start), codes.v, _mm512_loadu_si512(x)))};
+#else
+    __m512i xs = _mm512_loadu_si512(x);
+    if constexpr (MAX > 127) {
+        xs = _mm512_mask_sub_epi8(xs, _mm512_movepi8_mask(codes.v), _mm512_setzero_si512(), xs);
+        codes.v = _mm512_abs_epi8(codes.v);
+    }
+    static_assert(2 * 127 * (MAX > 127 ? 128 : MAX) <= 32767, "an int16 overflows");
+    const __m512i four = _mm512_madd_epi16(_mm512_maddubs_epi16(codes.v, xs), _mm512_set1_epi16(1));
+    return {_mm512_cvtepi32_ps(_mm512_add_epi32(four, _mm512_loadu_si512(start)))};
 #endif
 }
 

@@ -124,6 +124,8 @@ inline Floats dot(Bytes codes, const int8_t* x, const int32_t* start) {
     return r;
 }
 
+inline void in_memory(const void*) {}  // a hint to wider tiers
+
 // Activations, 32 at a time.
 inline uint32_t largest_magnitude_bits(const float* x) {
     uint32_t r = 0;
