@@ -70,7 +70,9 @@ float element(const EncodeJob& job, int64_t row, int64_t col) {
     return job.row_scale ? x * job.row_scale[row] : x;
 }
 
-// Only walked when a task has met a bad element: names the first one in row order.
+}  // namespace
+
+// Only walked when a task has met a bad element.
 EncodeResult first_bad(const EncodeJob& job, float limit) {
     EncodeResult result;
     for (int64_t row = 0; row < job.rows; row++)
@@ -85,8 +87,6 @@ EncodeResult first_bad(const EncodeJob& job, float limit) {
         }
     return result;
 }
-
-}  // namespace
 
 EncodeResult encode(const Tier& tier, Format format, const EncodeJob& job, int threads) {
     std::atomic<bool> bad{false};

@@ -33,6 +33,9 @@ struct EncodeResult {
     bool ok() const { return bad_row < 0; }
 };
 
+struct GroupJob;  // groups.h
+struct GroupReadJob;
+
 // One instruction set: every operation, compiled once per tier from the same sources.
 struct Tier {
     const char* name;
@@ -41,11 +44,17 @@ struct Tier {
     bool (*encode_task)(Format, const EncodeJob&, int64_t task);  // false: an element out of range was met
     void (*decode_blocks)(Format, const uint8_t* in, float* out, int64_t blocks);
     const MatmulKernels* (*matmul)();  // matmul/kernels.h
+    int64_t (*group_tasks)(const GroupJob&);
+    bool (*group_task)(const GroupJob&, int64_t task);  // false: an element out of range was met
+    void (*read_groups)(const GroupReadJob&, int64_t row);
 };
 
 std::vector<const Tier*> tiers_built();          // best last
 const Tier* find_tier(const std::string& name);  // null when not built or not supported here
 const Tier* best_tier();
+
+// The first element in row order that is not finite or beyond the limit.
+EncodeResult first_bad(const EncodeJob&, float limit);
 
 EncodeResult encode(const Tier&, Format, const EncodeJob&, int threads);
 void decode(const Tier&, Format, const uint8_t* in, float* out, int64_t blocks, int threads);

@@ -1,22 +1,11 @@
 // The only room that knows Python: shapes, dtypes and errors are checked here or one step above, in quantkit.kernels.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 
+#include "bind/arguments.h"
 #include "cpu.h"
-#include "dispatch.h"
 #include "threads.h"
-
-namespace nb = nanobind;
-using namespace nb::literals;
-using namespace quantkit;
-
-using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using BytesOut = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using FloatsOut = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 static Format format_of(const std::string& name) {
     for (int i = 0; i < static_cast<int>(Format::count); i++)
@@ -24,24 +13,11 @@ static Format format_of(const std::string& name) {
     throw nb::value_error(("unknown format " + name).c_str());
 }
 
-static Scalar scalar_of(const std::string& name) {
-    static const char* names[] = {"f32", "f16", "bf16", "f8_e4m3"};
-    for (int i = 0; i < static_cast<int>(Scalar::count); i++)
-        if (name == names[i]) return static_cast<Scalar>(i);
-    throw nb::value_error(("unknown scalar type " + name).c_str());
-}
-
 static Weighting weighting_of(const std::string& name) {
     if (name == "plain") return Weighting::plain;
     if (name == "magnitude") return Weighting::magnitude;
     if (name == "unbiased") return Weighting::unbiased;
     throw nb::value_error(("unknown weighting " + name).c_str());
-}
-
-static const Tier& tier_of(const std::string& name) {
-    const Tier* tier = find_tier(name);
-    if (!tier) throw nb::value_error(("tier " + name + " is not built, or this processor lacks it").c_str());
-    return *tier;
 }
 
 static nb::list format_rows() {
@@ -129,6 +105,7 @@ static nb::dict build_info() {
 
 void bind_array(nb::module_&);
 void bind_matmul(nb::module_&);
+void bind_groups(nb::module_&);
 
 NB_MODULE(_machine, m) {
     m.doc() = "The machine room of quantkit. Use quantkit.kernels, which checks and explains what goes in.";
@@ -141,4 +118,5 @@ NB_MODULE(_machine, m) {
           "Compiler, tiers built, tiers this processor supports, whether it has AVX512_VNNI, threads.");
     bind_array(m);
     bind_matmul(m);
+    bind_groups(m);
 }

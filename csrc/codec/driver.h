@@ -28,13 +28,13 @@ struct Tile {
     int64_t row, col, rows, cols, pitch_bytes;
     const uint8_t* bytes;  // this thread's, until its next tile
 
-    Tile(const EncodeJob& job, int64_t task) {
-        const int64_t across = ceil_div(job.cols, TILE_COLS), size = SCALAR_BYTES[static_cast<int>(job.scalar)];
-        row = task / across * TILE_ROWS;
-        col = task % across * TILE_COLS;
-        rows = std::min(TILE_ROWS, job.rows - row);
-        cols = std::min(TILE_COLS, job.cols - col);
-        pitch_bytes = TILE_ROWS * size + 64;
+    Tile(const EncodeJob& job, int64_t task, int64_t height = TILE_ROWS, int64_t width = TILE_COLS) {
+        const int64_t across = ceil_div(job.cols, width), size = SCALAR_BYTES[static_cast<int>(job.scalar)];
+        row = task / across * height;
+        col = task % across * width;
+        rows = std::min(height, job.rows - row);
+        cols = std::min(width, job.cols - col);
+        pitch_bytes = height * size + 64;
         static thread_local std::vector<uint8_t> buffer;  // grown once: a fresh one would be zeroed for every tile
         buffer.resize(std::max(buffer.size(), static_cast<size_t>(cols * pitch_bytes + 64)));
         bytes = buffer.data();

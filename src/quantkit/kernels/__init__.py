@@ -3,6 +3,7 @@
 from quantkit.kernels.codec import dequantize, encode_into, quantize
 from quantkit.kernels.deviation import Deviation
 from quantkit.kernels.formats import FORMATS, Format, row_bytes
+from quantkit.kernels.groups import dequantize_groups, quantize_groups
 from quantkit.kernels.matmul import matmul, matmul_experts
 from quantkit.kernels.moments import Moments
 from quantkit.kernels.tensor import QuantizedTensor
@@ -17,9 +18,11 @@ __all__ = [
     "build_info",
     "current_tier",
     "dequantize",
+    "dequantize_groups",
     "encode_into",
     "matmul",
     "matmul_experts",
     "quantize",
+    "quantize_groups",
     "row_bytes",
 ]

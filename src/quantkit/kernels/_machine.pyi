@@ -47,3 +47,13 @@ def matmul_fast_experts(tier: str, format: str, x: Annotated[NDArray[numpy.float
     """
     The same for stacked experts: rows order[starts[e]:starts[e + 1]] of x belong to expert e.
     """
+
+def group_limit(scale_type: str) -> float:
+    """The largest magnitude of a weight with scales of that type."""
+
+def encode_groups(tier: str, source: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], scalar: str, rows: int, cols: int, row_stride: int, col_stride: int, importance: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, bits: int, group_size: int, symmetric: bool, scale_type: str, codes: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], scales: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], biases: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], threads: int) -> tuple[int, int, float] | None:
+    """
+    None, or (row, column, value) of the first element that cannot be encoded.
+    """
+
+def decode_groups(tier: str, codes: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], scales: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], biases: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], scale_type: str, rows: int, cols: int, group_size: int, bits: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')], threads: int) -> None: ...

@@ -71,7 +71,7 @@ def encode_into(
     if out.dtype != np.uint8 or not out.flags.c_contiguous or out.size != expected:
         raise UsageError(f"out must be C-contiguous uint8 of {expected} bytes, not {out.dtype} of {out.size}")
     if importance is not None:
-        importance = _column_weights(importance, cols)
+        importance = column_weights(importance, cols)
     if scale is not None:
         scale = np.ascontiguousarray(scale, np.float32)
     if weighting not in get_args(Weighting):
@@ -163,24 +163,31 @@ def _quantize_rows(
     threads: int,
 ) -> None:
     rows, cols = weights.shape
-    transposed = weights.flags.f_contiguous and not weights.flags.c_contiguous
-    base = weights.T if transposed else np.ascontiguousarray(weights)
+    source, row_stride, col_stride = rows_in_place(weights)
     encode_into(
         out,
-        base.reshape(-1).view(np.uint8),
+        source,
         format=format,
         dtype=scalar,
         rows=rows,
         cols=cols,
-        row_stride=1 if transposed else cols,
-        col_stride=rows if transposed else 1,
+        row_stride=row_stride,
+        col_stride=col_stride,
         importance=importance,
         weighting=weighting,
         threads=threads,
     )
 
 
-def _column_weights(importance: npt.NDArray[Any], cols: int) -> npt.NDArray[np.float32]:
+def rows_in_place(weights: npt.NDArray[Any]) -> tuple[Bytes, int, int]:
+    """Flat bytes of (rows, cols) with row and column stride in elements; a transposed view is not copied."""
+    rows, cols = weights.shape
+    transposed = weights.flags.f_contiguous and not weights.flags.c_contiguous
+    base = weights.T if transposed else np.ascontiguousarray(weights)
+    return base.reshape(-1).view(np.uint8), 1 if transposed else cols, rows if transposed else 1
+
+
+def column_weights(importance: npt.NDArray[Any], cols: int) -> npt.NDArray[np.float32]:
     """Importance as the machine room takes it. What float32 does not hold is refused before it would be infinite."""
     importance = number_array(importance, "importance")
     if importance.shape != (cols,):
@@ -221,14 +228,14 @@ def dequantize(packed: Any, format: str, *, dtype: npt.DTypeLike = np.float32, t
         UsageError: packed is not uint8 or its rows are not whole blocks; dtype is no float.
     """
     found = find_format(format)
-    wanted = _float_dtype(dtype)
+    wanted = float_dtype(dtype)
     packed = byte_array(packed, block_bytes=found.block_bytes)
     out = np.empty((*packed.shape[:-1], packed.shape[-1] // found.block_bytes * found.block_size), np.float32)
     _machine.decode(current_tier(), format, packed.reshape(-1), out.reshape(-1), thread_count(threads))
     return out.astype(wanted, copy=False)
 
 
-def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+def float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     """The dtype, if weights survive in it; integers would cut them to their whole part."""
     try:
         found = np.dtype(dtype)
