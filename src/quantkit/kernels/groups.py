@@ -169,6 +169,7 @@ def _quantize_rows(
     rows, cols = weights.shape
     source, row_stride, col_stride = rows_in_place(weights)
     bits, group, symmetric, scale_dtype = options
+    packed, scales, biases = out
     bad = _machine.encode_groups(
         current_tier(),
         source,
@@ -182,7 +183,9 @@ def _quantize_rows(
         group,
         symmetric,
         scale_dtype,
-        *(_flat_bytes(array) for array in out),
+        _flat_bytes(packed),
+        _flat_bytes(scales),
+        _flat_bytes(biases),
         threads,
     )
     if bad is not None:
