@@ -13,6 +13,8 @@
 // search of q4_k about 175; with two pipes of 8 lanes at 3.8 GHz that is 340 M weights/s.
 #pragma once
 #include <iterator>
+#include <type_traits>
+#include <utility>
 
 #include "codec/ends.h"
 
@@ -35,29 +37,37 @@ class AffineSearch {
 
     A run() {
         const F zero = set1(0.0f);
+        A now;
         measure();
-        A now = plain(), best = now;
-        F least = error(now);
         for (int j = 0; j < SUBS; j++) search(j);
         choose_steps(now);
         for (int j = 0; j < SUBS; j++) settle<1>(j, now, round(scale_[j] * invert(now.d)), offset_[j]);
-        for (int k = 0; k < 2; k++) {
-            if (k) {
-                for (int j = 0; j < SUBS; j++)
-                    settle<0>(j, now, now.scale[j], zero - now.dmin * now.min[j] - sub_[j].base);
-            }
-            refit(now);
-            const F e = error(now);
-            take(best, least, now, e < least, e);
-        }
-        // Sub-blocks of nearly one magnitude, or of which next to nothing is left: what counts is how close whole
-        // scales and mins come, and the sums above drown in rounding.
+        refit(now);
+        for (int j = 0; j < SUBS; j++) settle<0>(j, now, now.scale[j], zero - now.dmin * now.min[j] - sub_[j].base);
+        refit(now);
+        const F left = sum_left(now);
         F spread = zero;
         for (const Sub& b : sub_) spread = spread + b.range * b.range * b.sum_w;
-        const M close = level_ | (least < set1(std::min(0.01f / (QMAX * QMAX), 5e-5f)) * spread);
+        // The plain candidate is worth a look only where this may be worse than half a step in every element. New codes
+        // can but lower the error that these sums tell, give or take their rounding.
+        const M poor = set1(0.99f * 0.25f / (QMAX * QMAX)) * spread <= left;
+        // Sub-blocks of nearly one magnitude, or of which next to nothing is left: what counts is how close whole
+        // scales and mins come, and the sums drown in rounding.
+        const M close = level_ | (left <= set1(std::min(0.01f / (QMAX * QMAX), 5e-5f)) * spread);
+        return any(poor | close) ? compare(now, poor | close, close) : now;
+    }
+
+  private:
+    // The best of several by their actual errors, in the lanes that ask for it: none may tell who its neighbours are.
+    A compare(A now, M where, M close) {
+        A best = now;
+        F least = min(error(now), set1(3e38f));
+        now = plain();
+        const F e = error(now);
+        take(best, least, now, where & (e < least), e);
         if (any(close)) {
             polish(best, least, best, close);
-            polish(best, least, plain(), close);
+            polish(best, least, now, close);
             for (int j = 0; j < SUBS; j++) search_closely(j);
             choose_steps(now);
             for (int j = 0; j < SUBS; j++) settle<1>(j, now, round(scale_[j] * invert(now.d)), offset_[j]);
@@ -66,7 +76,6 @@ class AffineSearch {
         return best;
     }
 
-  private:
     static void take(A& best, F& least, const A& now, M better, F e) {
         least = select(better, e, least);
         best.d = select(better, now.d, best.d);
@@ -112,17 +121,20 @@ class AffineSearch {
             most = most + max(low[j] * low[j], high[j] * high[j]);
         }
         level_ = set1(0.5f * SUB) * most < xx;
+        wyy_ = zero;
         sign_ = select(positive, set1(-1.0f), one);
         for (int j = 0; j < SUBS; j++) {
             Sub& b = sub_[j];
             b.base = select(positive, low[j], min(low[j], zero));
             b.range = max(high[j] - b.base, zero);
-            b.sum_w = b.wy = zero;
+            b.sum_w = std::is_same_v<W, Ones> ? set1(SUB) : zero;
+            b.wy = zero;
             for (int i = j * SUB; i < (j + 1) * SUB; i++) {
-                const F y = x_[i] - b.base;
+                const F y = x_[i] - b.base, wy = w_[i] * y;
                 store(y_ + i * L, y);
-                b.sum_w = b.sum_w + w_[i];
-                b.wy = b.wy + w_[i] * y;
+                if (!std::is_same_v<W, Ones>) b.sum_w = b.sum_w + w_[i];
+                b.wy = b.wy + wy;
+                wyy_ = wyy_ + wy * y;
             }
             b.inverse_w = invert(b.sum_w);
             b.mean = b.wy * b.inverse_w;
@@ -221,20 +233,37 @@ class AffineSearch {
         a.dmin = select(good, dmin, a.dmin);
     }
 
-    // Of codes round(y * inverse + first), K trials at a time: their sums are chains that then run side by side.
-    template <int K>
-    void sum_codes(int j, const F (&first)[K], const F (&inverse)[K], Codes (&codes)[K]) const {
-        const F zero = set1(0.0f), top = set1(QMAX);
+    // Rounds to a code; trial T (none below 0) may need no clamping.
+    template <int T>
+    static F code_of(F u) {
+        constexpr Ends ENDS = T < 0 ? Ends{-1, -1} : Trials<QMAX>::ENDS[T < 0 ? 0 : T];
+        F q = round(u);
+        if (ENDS.last < -0.45f) q = min(q, set1(QMAX));
+        if (ENDS.first < -0.5f) q = max(q, set1(0.0f));
+        return q;
+    }
+
+    // Of codes round(y * inverse + first), K trials from T on at a time: their sums are chains that then run side by
+    // side.
+    template <int T, int K, std::size_t... k>
+    void sum_codes(int j, const F (&first)[K], const F (&inverse)[K], Codes (&codes)[K],
+                   std::index_sequence<k...>) const {
+        const F zero = set1(0.0f);
         for (Codes& c : codes) c = {zero, zero, zero};
         for (int i = j * SUB; i < (j + 1) * SUB; i++) {
             const F y = load(y_ + i * L);
-            for (int k = 0; k < K; k++) {
-                const F q = max(min(round(y * inverse[k] + first[k]), top), zero), wq = w_[i] * q;
-                codes[k].q = codes[k].q + wq;
-                codes[k].qq = codes[k].qq + wq * q;
-                codes[k].qy = codes[k].qy + wq * y;
+            const F q[K] = {code_of < T<0 ? T : T + static_cast<int>(k)>(y * inverse[k] + first[k])...};
+            for (int c = 0; c < K; c++) {
+                const F wq = w_[i] * q[c];
+                codes[c].q = codes[c].q + wq;
+                codes[c].qq = codes[c].qq + wq * q[c];
+                codes[c].qy = codes[c].qy + wq * y;
             }
         }
+    }
+    template <int T, int K>
+    void sum_codes(int j, const F (&first)[K], const F (&inverse)[K], Codes (&codes)[K]) const {
+        sum_codes<T>(j, first, inverse, codes, std::make_index_sequence<K>());
     }
 
     // What codes with this scale and offset (from base) take off the error of all zero.
@@ -243,18 +272,28 @@ class AffineSearch {
         return scale * (two * (c.qy - offset * c.q) - scale * c.qq) + offset * (two * b.wy - offset * b.sum_w);
     }
 
+    // The error under stored d and dmin, by the codes' sums.
+    F sum_left(const A& a) const {
+        F left = wyy_;
+        for (int j = 0; j < SUBS; j++)
+            left = left - gain(sub_[j], codes_[j], a.d * a.scale[j], set1(0.0f) - a.dmin * a.min[j] - sub_[j].base);
+        return left;
+    }
+
     void consider(int j, const Codes& c, F& best) {
         const F zero = set1(0.0f), one = set1(1.0f);
         const Sub& b = sub_[j];
         const F mean_q = c.q * b.inverse_w, den = c.qq - c.q * mean_q, num = c.qy - c.q * b.mean;
         const M told_apart = c.qq * set1(4e-6f) < den;  // else one code, and den is rounding
         F scale = select(told_apart, max(num / select(told_apart, den, one), zero), zero);
-        F offset = b.mean - scale * mean_q;
+        F offset = b.mean - scale * mean_q, g = scale * num + b.wy * b.mean;
         const M wrong = zero < (offset + b.base) * sign_;  // then the best that is allowed is none at all
-        const F none = zero - b.base;
-        scale = select(wrong, max((c.qy - none * c.q) / select(zero < c.qq, c.qq, one), zero), scale);
-        offset = select(wrong, none, offset);
-        const F g = gain(b, c, scale, offset);
+        if (any(wrong)) {
+            const F none = zero - b.base;
+            scale = select(wrong, max((c.qy - none * c.q) / select(zero < c.qq, c.qq, one), zero), scale);
+            offset = select(wrong, none, offset);
+            g = select(wrong, gain(b, c, scale, offset), g);
+        }
         const M better = best < g;
         best = select(better, g, best);
         scale_[j] = select(better, scale, scale_[j]);
@@ -273,15 +312,20 @@ class AffineSearch {
         scale_[j] = offset_[j] = zero;
         codes_[j] = {zero, zero, zero};
         F best = set1(-1e30f);
-        constexpr auto& ENDS = Trials<QMAX>::ENDS;
-        for (int k = 0; k < static_cast<int>(std::size(ENDS)); k += 2) {
-            const Ends e[2] = {ENDS[k], ENDS[k + 1]};
-            try_codes<2>(j, {set1(e[0].first), set1(e[1].first)},
-                         {unit * set1(QMAX - e[0].first - e[0].last), unit * set1(QMAX - e[1].first - e[1].last)},
-                         best);
-        }
+        try_pairs(j, unit, best, std::make_index_sequence<std::size(Trials<QMAX>::ENDS) / 2>());
         const F inverse = invert(scale_[j]);
-        try_codes<1>(j, {zero - offset_[j] * inverse}, {inverse}, best);
+        try_codes<-1, 1>(j, {zero - offset_[j] * inverse}, {inverse}, best);
+    }
+
+    template <std::size_t... T>
+    void try_pairs(int j, F unit, F& best, std::index_sequence<T...>) {
+        (try_pair<2 * static_cast<int>(T)>(j, unit, best), ...);
+    }
+    template <int T>
+    void try_pair(int j, F unit, F& best) {
+        constexpr Ends a = Trials<QMAX>::ENDS[T], b = Trials<QMAX>::ENDS[T + 1];
+        try_codes<T, 2>(j, {set1(a.first), set1(b.first)},
+                        {unit * set1(QMAX - a.first - a.last), unit * set1(QMAX - b.first - b.last)}, best);
     }
 
     // The same by sums of what is left of each element, in units of the scale: however little that is, it counts.
@@ -318,10 +362,10 @@ class AffineSearch {
         }
     }
 
-    template <int K>
+    template <int T, int K>
     void try_codes(int j, const F (&first)[K], const F (&inverse)[K], F& best) {
         Codes codes[K];
-        sum_codes(j, first, inverse, codes);
+        sum_codes<T>(j, first, inverse, codes);
         for (const Codes& c : codes) consider(j, c, best);
     }
 
@@ -378,7 +422,7 @@ class AffineSearch {
             first[k] = (b.base + a.dmin * whole((zero - b.base - wanted) * per_min)) * inverse[k];
         }
         Codes codes[K];
-        sum_codes(j, first, inverse, codes);
+        sum_codes<-1>(j, first, inverse, codes);
         a.scale[j] = a.min[j] = zero;
         for (int k = 0; k < K; k++) {
             const F m = whole((zero - (b.base + b.mean - s[k] * codes[k].q * b.inverse_w)) * per_min);
@@ -411,7 +455,7 @@ class AffineSearch {
     const Batch<N>& x_;
     const W w_;
     alignas(64) float y_[N * L];
-    F sign_;
+    F sign_, wyy_;
     M level_;
     Sub sub_[SUBS];
     F scale_[SUBS], offset_[SUBS];  // of each sub-block alone, from its base
@@ -423,20 +467,27 @@ Affine<SUBS> search_affine(const Batch<SUB * SUBS>& x, W w) {
     return AffineSearch<SUB, SUBS, QMAX, SMAX, W>(x, w).run();
 }
 
-// What to multiply d and dmin with: one, or what makes the codes unbiased.
+// All codes, and d and dmin as they are to be stored: as found, or what makes the codes unbiased.
 template <int SUB, int SUBS, int QMAX, class W>
-F stretch_affine(const Batch<SUB * SUBS>& x, W w, const Affine<SUBS>& a) {
-    if (!x.unbiased) return set1(1.0f);
+void find_codes(const Batch<SUB * SUBS>& x, W w, Affine<SUBS>& a, I (&q)[SUB * SUBS]) {
     F xx = set1(0.0f), xy = xx;
     for (int j = 0; j < SUBS; j++) {
         const F s = a.d * a.scale[j], m = a.dmin * a.min[j], inverse = invert(s);
         for (int i = j * SUB; i < (j + 1) * SUB; i++) {
-            const F wx = w[i] * x[i];
-            xx = xx + wx * x[i];
-            xy = xy + wx * (s * affine_code<QMAX>(x[i] + m, inverse) - m);
+            const F v = affine_code<QMAX>(x[i] + m, inverse);
+            q[i] = to_int(v);
+            if (x.unbiased) {
+                const F wx = w[i] * x[i];
+                xx = xx + wx * x[i];
+                xy = xy + wx * (s * v - m);
+            }
         }
     }
-    return stretch(xx, xy, max(abs(a.d), abs(a.dmin)));
+    if (x.unbiased) {
+        const F up = stretch(xx, xy, max(abs(a.d), abs(a.dmin)));
+        a.d = a.d * up;
+        a.dmin = a.dmin * up;
+    }
 }
 
 }  // namespace QK_TIER

@@ -49,9 +49,7 @@ class AffineBlock {
         M close = left < set1(0.01f / (QMAX * QMAX)) * wyy_;
         if (!QUICK) close = close | is_level(max(high_, zero - low_), sum, squares);
         if (any(close)) compare_closely(close, range);
-        const F inverse = invert(d);
-        for (int i = 0; i < N; i++) q[i] = to_int(affine_code<QMAX>(x[i] - m, inverse));
-        if (x.unbiased) become_unbiased();
+        find_codes();
     }
 
   private:
@@ -77,17 +75,24 @@ class AffineBlock {
         return sum;
     }
 
-    void become_unbiased() {
+    // All codes, and d and m that make them unbiased where that is wanted.
+    void find_codes() {
         const F inverse = invert(d);
         F xx = set1(0.0f), xy = xx;
         for (int i = 0; i < N; i++) {
-            const F wx = w_[i] * x_[i];
-            xx = xx + wx * x_[i];
-            xy = xy + wx * (d * affine_code<QMAX>(x_[i] - m, inverse) + m);
+            const F v = affine_code<QMAX>(x_[i] - m, inverse);
+            q[i] = to_int(v);
+            if (x_.unbiased) {
+                const F wx = w_[i] * x_[i];
+                xx = xx + wx * x_[i];
+                xy = xy + wx * (d * v + m);
+            }
         }
-        const F up = stretch(xx, xy, max(abs(d), abs(m)));
-        d = f16_round(d * up);
-        m = f16_round(m * up);
+        if (x_.unbiased) {
+            const F up = stretch(xx, xy, max(abs(d), abs(m)));
+            d = f16_round(d * up);
+            m = f16_round(m * up);
+        }
     }
 
     // Only for the lanes that ask for it: no lane may tell who its neighbours are.

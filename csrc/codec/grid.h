@@ -2,7 +2,7 @@
 //   LOW, HIGH            the ends; LOW has the larger magnitude
 //   CLOSE                how close steps may lie to one another and still make a difference
 //   nearest(y) -> value  the grid's value nearest to y
-//   code(y) -> code      its code, as stored
+//   nearest(y, code)     that value and its code, as stored
 #pragma once
 #include "codec/batch.h"
 
@@ -14,7 +14,11 @@ template <int T>
 struct Uniform {
     static constexpr float LOW = -T, HIGH = T - 1, CLOSE = 0.1f;
     static F nearest(F y) { return max(min(round(y), set1(HIGH)), set1(LOW)); }
-    static I code(F y) { return to_int(nearest(y) + set1(-LOW)); }
+    static F nearest(F y, I& code) {
+        const F v = nearest(y);
+        code = to_int(v + set1(-LOW));
+        return v;
+    }
 };
 
 // The sixteen values of iq4_nl and iq4_xs, denser around zero. `cell` is a parabola through which the fifteen midpoints
@@ -24,13 +28,17 @@ struct Nonlinear {
     static constexpr float VALUES[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
     static constexpr float MIDPOINTS[16] = {-115.5f, -93.5f, -74,   -57,   -42, -28.5f, -16, -4.5f,
                                             7,       19,     31.5f, 45.5f, 61,  79,     101, 1e9f};
-    static I code(F y) {
+    static F nearest(F y) {
+        I code;
+        return nearest(y, code);
+    }
+    static F nearest(F y, I& code) {
         y = max(min(y, set1(HIGH)), set1(LOW));
         const F z = y + set1(4.5f);
         const I cell = to_int(round(z * (set1(0.09f) - set1(0.00024f) * abs(z)) + set1(7.0f)));
-        return cell + select(look_up(MIDPOINTS, cell) < y, set1i(1), set1i(0));
+        code = cell + select(look_up(MIDPOINTS, cell) < y, set1i(1), set1i(0));
+        return look_up(VALUES, code);
     }
-    static F nearest(F y) { return look_up(VALUES, code(y)); }
 };
 
 }  // namespace QK_TIER

@@ -32,11 +32,10 @@ struct iq4_xs {
             high = shl<2>(high) | shr<4>(s);
             low[j / 2] = j % 2 ? shl<4>(nibble) : low[j / 2] | nibble;
         }
-        store_u16(f16_bits(found.scale_to_store(x, w)), out, 0);
+        store_u16(f16_bits(found.codes(x, w, q)), out, 0);
         store_u16(high, out, 2);
         store_u16(low[0] | shl<8>(low[1]), out, 4);
         store_u16(low[2] | shl<8>(low[3]), out, 6);
-        found.codes(x, q);
         for (int k = 0; k < 128; k++) {
             const I* p = q + k / 16 * 32 + k % 16;
             byte[k] = p[0] | shl<4>(p[16]);

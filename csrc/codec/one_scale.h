@@ -105,24 +105,20 @@ F search_scale_quickly(const Batch<N>& x, const float (&steps)[STEPS]) {
     return any(level) ? select(level, search_scale_closely<Grid>(x, Ones{}, extreme, d), d) : d;
 }
 
-template <class Grid, int N>
-void find_codes(const Batch<N>& x, F d, I (&q)[N]) {
-    const F inverse = invert(d);
-    for (int i = 0; i < N; i++) q[i] = Grid::code(x[i] * inverse);
-}
-
-// The scale to store: d, or what makes the codes of d unbiased.
+// All codes; returns the scale to store: d, or what makes its codes unbiased.
 template <class Grid, int N, class W>
-F scale_to_store(const Batch<N>& x, W w, F d) {
-    if (!x.unbiased) return d;
+F find_codes(const Batch<N>& x, W w, F d, I (&q)[N]) {
     const F inverse = invert(d);
     F xx = set1(0.0f), xv = xx;
     for (int i = 0; i < N; i++) {
-        const F wx = w[i] * x[i];
-        xx = xx + wx * x[i];
-        xv = xv + wx * Grid::nearest(x[i] * inverse);
+        const F v = Grid::nearest(x[i] * inverse, q[i]);
+        if (x.unbiased) {
+            const F wx = w[i] * x[i];
+            xx = xx + wx * x[i];
+            xv = xv + wx * v;
+        }
     }
-    return f16_round(d * stretch(xx, d * xv, d));
+    return x.unbiased ? f16_round(d * stretch(xx, d * xv, d)) : d;
 }
 
 // Element i in the low half of byte i, element i + 16 in the high half.

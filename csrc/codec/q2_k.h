@@ -12,25 +12,18 @@ struct q2_k {
 
     template <class W>
     static void encode(const Batch<N>& x, W w, uint8_t* const* out) {
-        const auto a = search_affine<16, 16, 3, 15>(x, w);
-        I b[32];
+        auto a = search_affine<16, 16, 3, 15>(x, w);
+        I q[N], b[32];
+        find_codes<16, 16, 3>(x, w, a, q);
         for (int j = 0; j < 16; j++) b[j] = to_int(a.scale[j]) | shl<4>(to_int(a.min[j]));
         store_bytes(b, 16, out, 0);
         for (int half = 0; half < 2; half++) {
-            for (I& v : b) v = set1i(0);
-            for (int j = 0; j < 8; j++) {
-                const int k = 8 * half + j;
-                const F s = a.d * a.scale[k], m = a.dmin * a.min[k], inverse = invert(s);
-                for (int i = 0; i < 16; i++) {
-                    I& v = b[16 * (j & 1) + i];
-                    v = shr<2>(v) | shl<6>(to_int(affine_code<3>(x[16 * k + i] + m, inverse)));
-                }
-            }
+            const I* p = q + 128 * half;
+            for (int i = 0; i < 32; i++) b[i] = (p[i] | shl<2>(p[i + 32])) | (shl<4>(p[i + 64]) | shl<6>(p[i + 96]));
             store_bytes(b, 32, out, 16 + 32 * half);
         }
-        const F up = stretch_affine<16, 16, 3>(x, w, a);
-        store_u16(f16_bits(a.d * up), out, 80);
-        store_u16(f16_bits(a.dmin * up), out, 82);
+        store_u16(f16_bits(a.d), out, 80);
+        store_u16(f16_bits(a.dmin), out, 82);
     }
 
     static void decode(const uint8_t* in, float* out) {

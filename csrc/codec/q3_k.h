@@ -28,7 +28,7 @@ struct q3_k {
     static void encode(const Batch<N>& x, W w, uint8_t* const* out) {
         const Search found = search(x, w);
         I q[N], byte[64];
-        found.codes(x, q);
+        const F d = found.codes(x, w, q);
         for (int l = 0; l < 32; l++) {
             I bits = set1i(0);
             for (int k = 7; k >= 0; k--) bits = shl<1>(bits) | shr<2>(q[32 * k + l]);
@@ -50,7 +50,7 @@ struct q3_k {
             high[j] = shr<4>(s[j]) | shl<2>(shr<4>(s[j + 4])) | shl<4>(shr<4>(s[j + 8])) | shl<6>(shr<4>(s[j + 12]));
         store_u16(high[0] | shl<8>(high[1]), out, 104);
         store_u16(high[2] | shl<8>(high[3]), out, 106);
-        store_u16(f16_bits(found.scale_to_store(x, w)), out, 108);
+        store_u16(f16_bits(d), out, 108);
     }
 
     static void decode(const uint8_t* in, float* out) {

@@ -22,10 +22,8 @@ struct q4_0 {
 
     template <class W>
     static void encode(const Batch<N>& x, W w, uint8_t* const* out) {
-        const F d = search(x, w);
         I q[N];
-        find_codes<Grid>(x, d, q);
-        store_u16(f16_bits(scale_to_store<Grid>(x, w, d)), out, 0);
+        store_u16(f16_bits(find_codes<Grid>(x, w, search(x, w), q)), out, 0);
         store_nibbles(q, out, 2);
     }
 

@@ -27,22 +27,18 @@ struct q4_k {
 
     template <class W>
     static void encode(const Batch<N>& x, W w, uint8_t* const* out) {
-        const auto a = search_affine<32, 8, 15, 63>(x, w);
-        const F up = stretch_affine<32, 8, 15>(x, w, a);
-        store_u16(f16_bits(a.d * up), out, 0);
-        store_u16(f16_bits(a.dmin * up), out, 2);
-        I b[32] = {};
+        auto a = search_affine<32, 8, 15, 63>(x, w);
+        I q[N], b[32] = {};
+        find_codes<32, 8, 15>(x, w, a, q);
+        store_u16(f16_bits(a.d), out, 0);
+        store_u16(f16_bits(a.dmin), out, 2);
         pack_scales(a.scale, a.min, b);
         b[12] = b[13] = b[14] = b[15] = set1i(0);
         store_bytes(b, 16, out, 4);
-        for (int j = 0; j < 8; j += 2) {
-            const F s0 = a.d * a.scale[j], s1 = a.d * a.scale[j + 1], m0 = a.dmin * a.min[j],
-                    m1 = a.dmin * a.min[j + 1];
-            const F i0 = invert(s0), i1 = invert(s1);
-            for (int i = 0; i < 32; i++)
-                b[i] = to_int(affine_code<15>(x[32 * j + i] + m0, i0)) |
-                       shl<4>(to_int(affine_code<15>(x[32 * j + 32 + i] + m1, i1)));
-            store_bytes(b, 32, out, 16 + 16 * j);
+        for (int j = 0; j < 4; j++) {
+            const I* p = q + 64 * j;
+            for (int i = 0; i < 32; i++) b[i] = p[i] | shl<4>(p[i + 32]);
+            store_bytes(b, 32, out, 16 + 32 * j);
         }
     }
 

@@ -23,14 +23,12 @@ struct q5_0 {
 
     template <class W>
     static void encode(const Batch<N>& x, W w, uint8_t* const* out) {
-        const F d = search(x, w);
         I q[N], nibble[N], high = set1i(0);
-        find_codes<Grid>(x, d, q);
+        store_u16(f16_bits(find_codes<Grid>(x, w, search(x, w), q)), out, 0);
         for (int i = N - 1; i >= 0; i--) {
             nibble[i] = q[i] & set1i(15);
             high = shl<1>(high) | shr<4>(q[i]);
         }
-        store_u16(f16_bits(scale_to_store<Grid>(x, w, d)), out, 0);
         store_u16(high, out, 2);
         store_u16(shr<16>(high), out, 4);
         store_nibbles(nibble, out, 6);

@@ -12,26 +12,23 @@ struct q5_k {
 
     template <class W>
     static void encode(const Batch<N>& x, W w, uint8_t* const* out) {
-        const auto a = search_affine<32, 8, 31, 63>(x, w);
-        const F up = stretch_affine<32, 8, 31>(x, w, a);
-        store_u16(f16_bits(a.d * up), out, 0);
-        store_u16(f16_bits(a.dmin * up), out, 2);
-        I b[32], high[32];
+        auto a = search_affine<32, 8, 31, 63>(x, w);
+        I q[N], b[32], high[32];
+        find_codes<32, 8, 31>(x, w, a, q);
+        store_u16(f16_bits(a.d), out, 0);
+        store_u16(f16_bits(a.dmin), out, 2);
         pack_scales(a.scale, a.min, b);
         b[12] = b[13] = b[14] = b[15] = set1i(0);  // overwritten by the high bits
         store_bytes(b, 16, out, 4);
         for (I& h : high) h = set1i(0);
-        for (int j = 0; j < 8; j += 2) {
-            const F s0 = a.d * a.scale[j], s1 = a.d * a.scale[j + 1], m0 = a.dmin * a.min[j],
-                    m1 = a.dmin * a.min[j + 1];
-            const F i0 = invert(s0), i1 = invert(s1);
+        const I nibble = set1i(15);
+        for (int j = 0; j < 4; j++) {
+            const I* p = q + 64 * j;
             for (int i = 0; i < 32; i++) {
-                const I q0 = to_int(affine_code<31>(x[32 * j + i] + m0, i0)),
-                        q1 = to_int(affine_code<31>(x[32 * j + 32 + i] + m1, i1));
-                b[i] = (q0 & set1i(15)) | shl<4>(q1 & set1i(15));
-                high[i] = shr<2>(high[i]) | shl<6>(shr<4>(q0)) | shl<7>(shr<4>(q1));
+                b[i] = (p[i] & nibble) | shl<4>(p[i + 32] & nibble);
+                high[i] = shr<2>(high[i]) | shl<6>(shr<4>(p[i])) | shl<7>(shr<4>(p[i + 32]));
             }
-            store_bytes(b, 32, out, 48 + 16 * j);
+            store_bytes(b, 32, out, 48 + 32 * j);
         }
         store_bytes(high, 32, out, 16);
     }

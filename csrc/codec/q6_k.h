@@ -28,7 +28,7 @@ struct q6_k {
     static void encode(const Batch<N>& x, W w, uint8_t* const* out) {
         const Search found = search(x, w);
         I q[N], byte[128];
-        found.codes(x, q);
+        const F d = found.codes(x, w, q);
         const I nibble = set1i(15);
         for (int n = 0; n < 2; n++)
             for (int k = 0; k < 64; k++) {
@@ -44,7 +44,7 @@ struct q6_k {
         store_bytes(byte, 64, out, 128);
         for (int j = 0; j < 16; j++) byte[j] = to_int(found.scale[j]) & set1i(255);
         store_bytes(byte, 16, out, 192);
-        store_u16(f16_bits(found.scale_to_store(x, w)), out, 208);
+        store_u16(f16_bits(d), out, 208);
     }
 
     static void decode(const uint8_t* in, float* out) {

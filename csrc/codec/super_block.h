@@ -48,29 +48,22 @@ struct SuperBlock {
         return best;
     }
 
-    // The d to store: as found, or what makes its codes unbiased.
+    // All codes; returns the d to store: as found, or what makes its codes unbiased.
     template <class W>
-    F scale_to_store(const Batch<N>& x, W w) const {
-        if (!x.unbiased) return d;
+    F codes(const Batch<N>& x, W w, I (&q)[N]) const {
         F xx = set1(0.0f), xy = xx;
         for (int j = 0; j < SUBS; j++) {
             const F step = d * scale[j], inverse = invert(step);
-            F xv = set1(0.0f);
             for (int i = j * LEN; i < (j + 1) * LEN; i++) {
-                const F wx = w[i] * x[i];
-                xx = xx + wx * x[i];
-                xv = xv + wx * Grid::nearest(x[i] * inverse);
+                const F v = Grid::nearest(x[i] * inverse, q[i]);
+                if (x.unbiased) {
+                    const F wx = w[i] * x[i];
+                    xx = xx + wx * x[i];
+                    xy = xy + wx * (step * v);
+                }
             }
-            xy = xy + step * xv;
         }
-        return f16_round(d * stretch(xx, xy, d));
-    }
-
-    void codes(const Batch<N>& x, I (&q)[N]) const {
-        for (int j = 0; j < SUBS; j++) {
-            const F inverse = invert(d * scale[j]);
-            for (int i = j * LEN; i < (j + 1) * LEN; i++) q[i] = Grid::code(x[i] * inverse);
-        }
+        return x.unbiased ? f16_round(d * stretch(xx, xy, d)) : d;
     }
 
   private:
