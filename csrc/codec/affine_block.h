@@ -78,21 +78,20 @@ class AffineBlock {
     // All codes, and d and m that make them unbiased where that is wanted.
     void find_codes() {
         const F inverse = invert(d);
-        F xx = set1(0.0f), xy = xx;
+        if (!x_.unbiased) {
+            for (int i = 0; i < N; i++) q[i] = to_int(affine_code<QMAX>(x_[i] - m, inverse));
+            return;
+        }
+        F xv = set1(0.0f);
         for (int i = 0; i < N; i++) {
             const F v = affine_code<QMAX>(x_[i] - m, inverse);
             q[i] = to_int(v);
-            if (x_.unbiased) {
-                const F wx = w_[i] * x_[i];
-                xx = xx + wx * x_[i];
-                xy = xy + wx * (d * v + m);
-            }
+            xv = xv + w_[i] * x_[i] * v;
         }
-        if (x_.unbiased) {
-            const F up = stretch(xx, xy, max(abs(d), abs(m)));
-            d = f16_round(d * up);
-            m = f16_round(m * up);
-        }
+        const F wx = wy_ + low_ * sum_w_, xx = wyy_ + low_ * (wy_ + wx);
+        const F up = stretch(xx, d * xv + m * wx, max(abs(d), abs(m)));
+        d = f16_round(d * up);
+        m = f16_round(m * up);
     }
 
     // Only for the lanes that ask for it: no lane may tell who its neighbours are.
@@ -108,7 +107,7 @@ class AffineBlock {
     void compare_closely(M where, F range) {
         const F zero = set1(0.0f), one = set1(1.0f), unit = invert(range);
         F best_d = d, best_m = m, least = min(error(), set1(3e38f));
-        for (const float steps : CLOSE_STEPS<QMAX>.at) {
+        for (const float steps : CLOSE_STEPS<QMAX>) {
             const F scale = range * set1(1.0f / steps), inverse = unit * set1(steps);
             F r = zero, q = zero, qq = zero, qr = zero;
             for (int i = 0; i < N; i++) {

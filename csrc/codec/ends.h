@@ -42,9 +42,9 @@ struct QuickTrials {
 // side around the last.
 template <int QMAX>
 constexpr auto CLOSE_STEPS = [] {
-    Steps<QMAX + 36> steps{};
-    for (int k = 0; k < QMAX - 1; k++) steps.at[k] = static_cast<float>(k + 1);
-    for (int k = 0; k < 37; k++) steps.at[QMAX - 1 + k] = QMAX + 0.05f * static_cast<float>(k - 18);
+    std::array<float, QMAX + 36> steps{};
+    for (int k = 0; k < QMAX - 1; k++) steps[k] = static_cast<float>(k + 1);
+    for (int k = 0; k < 37; k++) steps[QMAX - 1 + k] = QMAX + 0.05f * static_cast<float>(k - 18);
     return steps;
 }();
 

@@ -10,15 +10,15 @@ struct iq4_nl {
     static constexpr int N = 32, BYTES = 18;
     using Grid = Nonlinear;
 
-    static F search(const Batch<N>& x, Ones w) {
+    static Found search(const Batch<N>& x, Ones w) {
         static constexpr float STEPS[] = {-142, -137, -133,   -129.5f, -125.5f, -120.5f,
                                           -109, -103, 107.5f, 113,     117.5f,  123};
-        return search_scale<Grid>(x, w, STEPS);
+        return search_scale<Grid, STEPS>(x, w);
     }
-    static F search(const Batch<N>& x, Given w) {
+    static Found search(const Batch<N>& x, Given w) {
         static constexpr float STEPS[] = {-179, -157.5f, -148.5f, -142, -137,   -132, -128, -124.5f, -119.5f, -109,
                                           -103, -85,     91.5f,   105,  110.5f, 115,  120,  126.5f,  135.5f,  151.5f};
-        return search_scale<Grid>(x, w, STEPS);
+        return search_scale<Grid, STEPS>(x, w);
     }
 
     template <class W>

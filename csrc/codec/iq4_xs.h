@@ -14,13 +14,13 @@ struct iq4_xs {
         static constexpr float STEPS[] = {-142, -137, -133,   -129.5f, -125.5f, -120.5f,
                                           -109, -103, 107.5f, 113,     117.5f,  123};
         static constexpr float DIVISORS[] = {-36, -34, -32, -31, -30, -29, -28, -27, -26, -25, -24, -22};
-        return Search::run(x, w, STEPS, DIVISORS, 1);
+        return Search::run<STEPS>(x, w, DIVISORS, 1);
     }
     static Search search(const Batch<N>& x, Given w) {
         static constexpr float STEPS[] = {-178, -156,  -145,   -137, -132, -127,   -120.5f, -109,
                                           -103, 91.5f, 107.5f, 114,  120,  126.5f, 135.5f,  151.5f};
         static constexpr float DIVISORS[] = {-36, -34, -32, -31, -30, -29, -28, -27, -26, -25, -24, -22};
-        return Search::run(x, w, STEPS, DIVISORS, 2);
+        return Search::run<STEPS>(x, w, DIVISORS, 2);
     }
 
     template <class W>

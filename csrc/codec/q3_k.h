@@ -15,13 +15,13 @@ struct q3_k {
     static Search search(const Batch<N>& x, Ones w) {
         static constexpr float STEPS[] = {-4.8f, -4.5f, -4.2f, -3.95f, -3.7f, -3.15f};
         static constexpr float DIVISORS[] = {-36, -34, -32, -30, -28, -26, -24, -22};
-        return Search::run(x, w, STEPS, DIVISORS, 1);
+        return Search::run<STEPS>(x, w, DIVISORS, 1);
     }
     static Search search(const Batch<N>& x, Given w) {
         static constexpr float STEPS[] = {-7,    -5.8f,  -5.1f,  -4.55f, -4.15f, -3.85f,
                                           -3.3f, -2.95f, -2.15f, 4,      4.6f,   5.35f};
         static constexpr float DIVISORS[] = {-36, -34, -32, -30, -28, -26, -24, -22};
-        return Search::run(x, w, STEPS, DIVISORS, 2);
+        return Search::run<STEPS>(x, w, DIVISORS, 2);
     }
 
     template <class W>

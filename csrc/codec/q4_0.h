@@ -10,14 +10,14 @@ struct q4_0 {
     static constexpr int N = 32, BYTES = 18;
     using Grid = Uniform<8>;
 
-    static F search(const Batch<N>& x, Ones) {
-        static constexpr float STEPS[] = {-8.5f, -8, -7.3f};
-        return search_scale_quickly<Grid>(x, STEPS);
+    static Found search(const Batch<N>& x, Ones) {
+        static constexpr float STEPS[] = {-8.45f, -8, -7.3f};
+        return search_quickly<Grid, STEPS>(x);
     }
-    static F search(const Batch<N>& x, Given w) {
+    static Found search(const Batch<N>& x, Given w) {
         static constexpr float STEPS[] = {-12.15f, -11,    -10.3f, -9.75f, -9.45f, -9.1f, -8.8f, -8.5f, -8.25f, -8,
                                           -7.75f,  -7.35f, -7.1f,  -6.8f,  -6.15f, -5.3f, 8.1f,  8.55f, 9.2f,   11.1f};
-        return search_scale<Grid>(x, w, STEPS);
+        return search_scale<Grid, STEPS>(x, w);
     }
 
     template <class W>

@@ -10,15 +10,15 @@ struct q5_0 {
     static constexpr int N = 32, BYTES = 22;
     using Grid = Uniform<16>;
 
-    static F search(const Batch<N>& x, Ones) {
+    static Found search(const Batch<N>& x, Ones) {
         static constexpr float STEPS[] = {-16.7f, -16.4f, -16, -15.6f, -15, -14.1f};
-        return search_scale_quickly<Grid>(x, STEPS);
+        return search_quickly<Grid, STEPS>(x);
     }
-    static F search(const Batch<N>& x, Given w) {
+    static Found search(const Batch<N>& x, Given w) {
         static constexpr float STEPS[] = {-18.4f, -17.9f, -17.5f, -17.2f, -16.8f, -16.5f, -16.2f, -16,
                                           -15.7f, -15.4f, -15.2f, -15,    -14.7f, -14.3f, -14,    -13.7f,
                                           -13.2f, -12.8f, -12.2f, -11.8f, -10.9f, 16.2f,  16.8f,  17.9f};
-        return search_scale<Grid>(x, w, STEPS);
+        return search_scale<Grid, STEPS>(x, w);
     }
 
     template <class W>

@@ -15,13 +15,13 @@ struct q6_k {
         static constexpr float STEPS[] = {-32.5f, -32.1f, -31.8f, -31.35f, -31, -30.75f,
                                           -30.2f, -29.8f, -29.1f, -28.8f,  -28, -27.2f};
         static constexpr float DIVISORS[] = {-120, -116, -110, -104};
-        return Search::run(x, w, STEPS, DIVISORS, 1);
+        return Search::run<STEPS>(x, w, DIVISORS, 1);
     }
     static Search search(const Batch<N>& x, Given w) {
         static constexpr float STEPS[] = {-33.4f, -32.65f, -32.15f, -31.85f, -31.2f, -30.9f, -30.25f, -29.75f,
                                           -29,    -28,     -27,     -26.1f,  -25,    -24,    -23,     -21};
         static constexpr float DIVISORS[] = {-120, -116, -110, -104};
-        return Search::run(x, w, STEPS, DIVISORS, 1);
+        return Search::run<STEPS>(x, w, DIVISORS, 1);
     }
 
     template <class W>

@@ -1,5 +1,10 @@
 // Choosing scales: merit of float scales, actual errors of stored ones. All sums run in element order in each lane.
 #pragma once
+#include <array>
+#include <iterator>
+#include <type_traits>
+#include <utility>
+
 #include "codec/grid.h"
 
 namespace quantkit {
@@ -13,17 +18,6 @@ inline F invert(F scale) {
 
 // At least the distance from x to the next f16, at most twice as much.
 inline F f16_unit(F x) { return max(abs(x) * set1(9.765625e-4f), set1(5.9604644775390625e-8f)); }
-
-// The element of largest magnitude, with its sign, among x[first .. first + LEN).
-template <int LEN, int N>
-F find_extreme(const Batch<N>& x, int first) {
-    F low = x[first], high = low;
-    for (int i = first + 1; i < first + LEN; i++) {
-        low = min(low, x[i]);
-        high = max(high, x[i]);
-    }
-    return select(set1(0.0f) - low < high, high, low);
-}
 
 // Weighted squared error of x[first .. first + LEN) under K stored scales.
 template <class Grid, int LEN, int K, int N, class W>
@@ -52,52 +46,69 @@ struct Fit {
 
 // The codes of x[first .. first + LEN) under K scales. What is summed is what they leave of x / scale, not of x: far
 // from zero that is small, and sums of x itself would drown it.
-template <class Grid, int LEN, int K, int N, class W>
-void fit(const Batch<N>& x, W w, int first, const F (&scale)[K], const F (&inverse)[K], Fit (&fits)[K]) {
+template <class Grid, int LEN, int K, int N, class W, class... Ends>
+void fit(const Batch<N>& x, W w, int first, const F (&scale)[K], const F (&inverse)[K], Fit (&fits)[K], Ends... ends) {
+    static_assert(sizeof...(Ends) == K, "which ends of the grid the elements may lie beyond, for each scale");
     const F zero = set1(0.0f), one = set1(1.0f);
     F rr[K], rv[K], vv[K];
     for (int k = 0; k < K; k++) rr[k] = rv[k] = vv[k] = zero;
-    for (int i = first; i < first + LEN; i++)
-        for (int k = 0; k < K; k++) {
-            const F u = x[i] * inverse[k], v = Grid::nearest(u), r = u - v, wr = w[i] * r;
+    for (int i = first; i < first + LEN; i++) {
+        int k = 0;
+        const auto add = [&](auto beyond) {
+            const F u = x[i] * inverse[k], v = Grid::nearest(u, decltype(beyond)::value), r = u - v, wr = w[i] * r;
             rr[k] = rr[k] + wr * r;
             rv[k] = rv[k] + wr * v;
             vv[k] = vv[k] + w[i] * v * v;
-        }
+            k++;
+        };
+        (add(ends), ...);
+    }
     for (int k = 0; k < K; k++) {
         const F more = rv[k] / select(zero < vv[k], vv[k], one);
         fits[k] = {max(rr[k] - rv[k] * more, zero) * scale[k] * scale[k], vv[k], scale[k] + scale[k] * more};
     }
 }
+template <int ENDS>
+using Beyond = std::integral_constant<int, ENDS>;
 
-// What the codes sum to at each of `steps`: where on the grid the extreme lands.
-template <class Grid, int LEN, int N, class W, int STEPS>
-void scan(const Batch<N>& x, W w, int first, F extreme, const float (&steps)[STEPS], Fit (&fits)[STEPS]) {
-    constexpr int K = STEPS % 3 ? 2 : 3;  // at a time: their sums have to stay in registers
-    static_assert(STEPS % K == 0, "a multiple of two or three");
+// Of one scale, whatever lies beyond its ends.
+template <class Grid, int LEN, int N, class W>
+Fit fit(const Batch<N>& x, W w, int first, F scale) {
+    Fit f[1];
+    fit<Grid, LEN>(x, w, first, {scale}, {invert(scale)}, f, Beyond<3>());
+    return f[0];
+}
+
+// What the codes sum to at each of STEPS: where on the grid the extreme lands.
+template <class Grid, int LEN, const auto& STEPS, int FROM, int N, class W, std::size_t... k>
+void scan_some(const Batch<N>& x, W w, int first, F extreme, F unit, Fit* fits, std::index_sequence<k...>) {
+    constexpr int K = sizeof...(k);
+    Fit some[K];
+    fit<Grid, LEN, K>(x, w, first, {extreme * set1(1.0f / STEPS[FROM + k])...}, {unit * set1(STEPS[FROM + k])...}, some,
+                      Beyond<Grid::ends_beyond(STEPS[FROM + k])>()...);
+    for (int n = 0; n < K; n++) fits[FROM + n] = some[n];
+}
+template <class Grid, int LEN, const auto& STEPS, int N, class W, std::size_t... k>
+void scan(const Batch<N>& x, W w, int first, F extreme, Fit* fits, std::index_sequence<k...>) {
+    constexpr int K = std::size(STEPS) % 3 ? 2 : 3;  // at a time: their sums have to stay in registers
+    static_assert(std::size(STEPS) % K == 0, "a multiple of two or three");
     const F unit = invert(extreme);
-    for (int s = 0; s < STEPS; s += K) {
-        F scale[K], inverse[K];
-        Fit some[K];
-        for (int k = 0; k < K; k++) {
-            scale[k] = extreme * set1(1.0f / steps[s + k]);
-            inverse[k] = unit * set1(steps[s + k]);
-        }
-        fit<Grid, LEN>(x, w, first, scale, inverse, some);
-        for (int k = 0; k < K; k++) fits[s + k] = some[k];
-    }
+    (scan_some<Grid, LEN, STEPS, K* static_cast<int>(k)>(x, w, first, extreme, unit, fits,
+                                                         std::make_index_sequence<K>()),
+     ...);
+}
+template <class Grid, int LEN, const auto& STEPS, int N, class W>
+void scan(const Batch<N>& x, W w, int first, F extreme, Fit (&fits)[std::size(STEPS)]) {
+    constexpr int K = std::size(STEPS) % 3 ? 2 : 3;
+    scan<Grid, LEN, STEPS>(x, w, first, extreme, &fits[0], std::make_index_sequence<std::size(STEPS) / K>());
 }
 
 // Steps side by side from a little beyond LOW on: for blocks of nearly one magnitude, where it is their phase that
 // counts.
-template <int STEPS>
-struct Steps {
-    float at[STEPS];
-};
 template <class Grid, int STEPS>
-constexpr Steps<STEPS> close_steps() {
-    Steps<STEPS> steps{};
-    for (int k = 0; k < STEPS; k++) steps.at[k] = Grid::LOW - 11 * Grid::CLOSE + Grid::CLOSE * static_cast<float>(k);
+constexpr std::array<float, STEPS> close_steps() {
+    std::array<float, STEPS> steps{};
+    for (int k = 0; k < STEPS; k++) steps[k] = Grid::LOW - 11 * Grid::CLOSE + Grid::CLOSE * static_cast<float>(k);
     return steps;
 }
 

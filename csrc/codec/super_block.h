@@ -15,35 +15,46 @@ struct SuperBlock {
     static constexpr int N = 256, LEN = N / SUBS;
     F d, scale[SUBS], error;
 
-    // `steps` are where on the grid a sub-block's extreme may land, `divisors` where on the integers the widest scale
-    // may land: LOW and LOW in the plain candidate.
-    template <class W, int STEPS, int DIVISORS>
-    static SuperBlock run(const Batch<N>& x, W w, const float (&steps)[STEPS], const float (&divisors)[DIVISORS],
-                          int refits) {
-        F extreme[SUBS], scale[SUBS], xx = set1(0.0f), most = xx;
+    // STEPS are where on the grid a sub-block's extreme may land, `divisors` where on the integers the widest scale may
+    // land: LOW and LOW in the plain candidate.
+    template <const auto& STEPS, class W, int DIVISORS>
+    static SuperBlock run(const Batch<N>& x, W w, const float (&divisors)[DIVISORS], int refits) {
+        F step[SUBS], xx = set1(0.0f), most = xx, half = xx;
         for (int j = 0; j < SUBS; j++) {
-            extreme[j] = find_extreme<LEN>(x, j * LEN);
-            most = most + extreme[j] * extreme[j];
+            F sum_w = std::is_same_v<W, Ones> ? set1(LEN) : set1(0.0f);
+            F low = x[j * LEN], high = low;
+            for (int i = j * LEN; i < (j + 1) * LEN; i++) {
+                low = min(low, x[i]);
+                high = max(high, x[i]);
+                xx = xx + x[i] * x[i];
+                if (!std::is_same_v<W, Ones>) sum_w = sum_w + w[i];
+            }
+            const F extreme = select(set1(0.0f) - low < high, high, low);
+            most = most + extreme * extreme;
+            step[j] = extreme * set1(1.0f / Grid::LOW);
+            half = half + step[j] * step[j] * sum_w;
         }
-        for (int i = 0; i < N; i++) xx = xx + x[i] * x[i];
-        for (int j = 0; j < SUBS; j++) scale[j] = extreme[j] * set1(1.0f / Grid::LOW);
         SuperBlock best;
-        best.begin(f16_round(find_widest(scale) * set1(1.0f / LOW)));
-        const F inverse = invert(best.d);
-        for (int j = 0; j < SUBS; j++) {
-            const F plain[1] = {whole(scale[j] * inverse)};
-            best.consider(x, w, j, plain);
-        }
-        best.search<false>(x, w, extreme, steps, divisors, refits);
+        best.error = set1(3e38f);
+        best.template search<STEPS, false>(x, w, step, divisors, refits);
+        // The plain candidate is worth a look only where this may be worse than half a gap in every element.
+        const M poor = set1(0.99f * Grid::GAP * Grid::GAP) * half <= best.error;
         // Sub-blocks of nearly one magnitude: what counts is how close whole scales and f16 come to it.
         const M level = set1(0.5f * LEN) * most < xx;
+        if (any(poor | level)) {
+            SuperBlock other;
+            other.begin(f16_round(find_widest(step) * set1(1.0f / LOW)));
+            const F inverse = invert(other.d);
+            for (int j = 0; j < SUBS; j++) {
+                const F plain[1] = {whole(step[j] * inverse)};
+                other.consider(x, w, j, plain);
+            }
+            best.take(other, poor | level);
+        }
         if (any(level)) {
-            static constexpr auto STEPS_BY = close_steps<Grid, 24>();
-            static constexpr auto DIVISORS_BY = close_divisors();
-            SuperBlock close = best;
-            close.template search<true>(x, w, extreme, STEPS_BY.at, DIVISORS_BY.at, 4);
-            close.error = select(level, close.error, best.error);
-            best.take(close);
+            SuperBlock other = best;
+            other.template search<CLOSE_STEPS, true>(x, w, step, CLOSE_DIVISORS, 4);
+            best.take(other, level);
         }
         return best;
     }
@@ -51,57 +62,61 @@ struct SuperBlock {
     // All codes; returns the d to store: as found, or what makes its codes unbiased.
     template <class W>
     F codes(const Batch<N>& x, W w, I (&q)[N]) const {
+        const bool unbiased = x.unbiased;
         F xx = set1(0.0f), xy = xx;
         for (int j = 0; j < SUBS; j++) {
             const F step = d * scale[j], inverse = invert(step);
             for (int i = j * LEN; i < (j + 1) * LEN; i++) {
                 const F v = Grid::nearest(x[i] * inverse, q[i]);
-                if (x.unbiased) {
+                if (unbiased) {
                     const F wx = w[i] * x[i];
                     xx = xx + wx * x[i];
                     xy = xy + wx * (step * v);
                 }
             }
         }
-        return x.unbiased ? f16_round(d * stretch(xx, xy, d)) : d;
+        return unbiased ? f16_round(d * stretch(xx, xy, d)) : d;
     }
 
   private:
-    // REFINE: d is fitted anew to what each divisor leads to, before they are compared.
-    template <bool REFINE, class W, int STEPS, int DIVISORS>
-    void search(const Batch<N>& x, W w, const F (&extreme)[SUBS], const float (&steps)[STEPS],
-                const float (&divisors)[DIVISORS], int refits) {
+    static constexpr auto CLOSE_STEPS = close_steps<Grid, 24>();
+    static constexpr auto CLOSE_DIVISORS = [] {
+        std::array<float, 32> divisors{};
+        for (int k = 0; k < 32; k++) divisors[k] = LOW * (1.03f - static_cast<float>(k) / 64);
+        return divisors;
+    }();
+
+    // `step`: where each sub-block's extreme lands on the grid's LOW. REFINE: d is fitted anew to what each divisor
+    // leads to, before they are compared.
+    template <const auto& STEPS, bool REFINE, class W, class Divisors>
+    void search(const Batch<N>& x, W w, const F (&step)[SUBS], const Divisors& divisors, int refits) {
         F scale[SUBS];
-        Fit fits[SUBS][STEPS];
+        Fit fits[SUBS][std::size(STEPS)];
         for (int j = 0; j < SUBS; j++) {
-            scan<Grid, LEN>(x, w, j * LEN, extreme[j], steps, fits[j]);
+            scan<Grid, LEN, STEPS>(x, w, j * LEN, step[j] * set1(Grid::LOW), fits[j]);
             scale[j] = best_scale(fits[j]);
         }
         const F widest = find_widest(scale);
-        F least = set1(3e38f), chosen = d;
+        F least = set1(3e38f), chosen = set1(0.0f);
         SuperBlock other;
         for (float divisor : divisors) {
             other.begin(f16_round(widest * set1(1.0f / divisor)));
-            F left = other.choose<REFINE>(fits);
-            if (REFINE) left = other.choose<REFINE>(fits);
+            if (REFINE) {
+                other.choose(fits);
+                other.d = other.suit(fits);
+            }
+            const F left = other.weigh(fits);
             const M better = left < least;
             least = select(better, left, least);
             chosen = select(better, other.d, chosen);
         }
         other.begin(chosen);
-        other.choose<false>(fits);
-        other.adjust<0>(x, w, chosen, other);
-        take(other);
+        other.choose(fits);
+        take(other, set1(0.0f) < set1(1.0f));
         for (int k = 0; k < refits; k++) {
             other.adjust<1>(x, w, refit(x, w), *this);
-            take(other);
+            take(other, set1(0.0f) < set1(1.0f));
         }
-    }
-
-    static constexpr Steps<32> close_divisors() {
-        Steps<32> divisors{};
-        for (int k = 0; k < 32; k++) divisors.at[k] = LOW * (1.03f - static_cast<float>(k) / 64);
-        return divisors;
     }
 
     static F whole(F s) { return max(min(round(s), set1(HIGH)), set1(LOW)); }
@@ -133,32 +148,55 @@ struct SuperBlock {
         error = error + least;
     }
 
-    // Chooses scales under d by what the steps' codes leave; returns how much. REFIT: d is then that which suits them.
-    template <bool REFIT, int STEPS>
-    F choose(const Fit (&fits)[SUBS][STEPS]) {
+    // How much the steps' codes leave under d and the best integer scales.
+    template <int STEPS>
+    F weigh(const Fit (&fits)[SUBS][STEPS]) const {
         const F inverse = invert(d);
-        F sum = set1(0.0f), xv = sum, vv = sum;
+        F sum = set1(0.0f);
         for (int j = 0; j < SUBS; j++) {
-            F least = set1(3e38f), wanted = least, weight = least;
+            F least = set1(3e38f);
+            for (const Fit& f : fits[j]) least = min(least, f.error(d * whole(f.scale * inverse)));
+            sum = sum + least;
+        }
+        return sum;
+    }
+
+    // These scales, and how much is left.
+    template <int STEPS>
+    void choose(const Fit (&fits)[SUBS][STEPS]) {
+        const F inverse = invert(d);
+        error = set1(0.0f);
+        for (int j = 0; j < SUBS; j++) {
+            F least = set1(3e38f);
             scale[j] = set1(0.0f);
             for (const Fit& f : fits[j]) {
                 const F s = whole(f.scale * inverse), e = f.error(d * s);
                 const M better = e < least;
                 scale[j] = select(better, s, scale[j]);
                 least = select(better, e, least);
-                if (REFIT) {
-                    wanted = select(better, f.scale, wanted);
-                    weight = select(better, f.vv, weight);
-                }
             }
-            sum = sum + least;
-            if (REFIT) {
-                xv = xv + scale[j] * weight * wanted;
-                vv = vv + scale[j] * scale[j] * weight;
-            }
+            error = error + least;
         }
-        if (REFIT) d = select(set1(0.0f) < vv, f16_round(xv / select(set1(0.0f) < vv, vv, set1(1.0f))), d);
-        return sum;
+    }
+
+    // The stored d that suits the chosen scales' codes.
+    template <int STEPS>
+    F suit(const Fit (&fits)[SUBS][STEPS]) const {
+        F xv = set1(0.0f), vv = xv;
+        for (int j = 0; j < SUBS; j++) {
+            F least = set1(3e38f), wanted = least, weight = least;
+            for (const Fit& f : fits[j]) {
+                const F e = f.error(d * scale[j]);
+                const M better = e < least;
+                least = select(better, e, least);
+                wanted = select(better, f.scale, wanted);
+                weight = select(better, f.vv, weight);
+            }
+            xv = xv + scale[j] * weight * wanted;
+            vv = vv + scale[j] * scale[j] * weight;
+        }
+        const M some = set1(0.0f) < vv;
+        return select(some, f16_round(xv / select(some, vv, set1(1.0f))), d);
     }
 
     // Under d, in each sub-block the best of the scale at hand and REACH neighbours on either side.
@@ -175,8 +213,9 @@ struct SuperBlock {
         }
     }
 
-    void take(const SuperBlock& other) {
-        const M better = other.error < error;
+    // The better one, in the lanes that ask for it: none may tell who its neighbours are.
+    void take(const SuperBlock& other, M where) {
+        const M better = where & (other.error < error);
         error = select(better, other.error, error);
         d = select(better, other.d, d);
         for (int j = 0; j < SUBS; j++) scale[j] = select(better, other.scale[j], scale[j]);
@@ -187,11 +226,10 @@ struct SuperBlock {
     F refit(const Batch<N>& x, W w) const {
         F off = set1(0.0f), vv = set1(0.0f);
         for (int j = 0; j < SUBS; j++) {
-            const F s[1] = {d * scale[j]}, inverse[1] = {invert(s[0])};
-            Fit f[1];
-            fit<Grid, LEN>(x, w, j * LEN, s, inverse, f);
-            off = off + scale[j] * f[0].vv * (f[0].scale - s[0]);
-            vv = vv + scale[j] * scale[j] * f[0].vv;
+            const F s = d * scale[j];
+            const Fit f = fit<Grid, LEN>(x, w, j * LEN, s);
+            off = off + scale[j] * f.vv * (f.scale - s);
+            vv = vv + scale[j] * scale[j] * f.vv;
         }
         return f16_round(d + off / select(set1(0.0f) < vv, vv, set1(1.0f)));
     }
