@@ -28,6 +28,10 @@ class UsageError(QuantkitError):
     exit_code = 2
 
 
+class MissingDependencyError(UsageError, ImportError):
+    """An optional package is not installed; the hint names the extra that brings it (exit code 2)."""
+
+
 class CheckpointError(QuantkitError):
     """The source checkpoint, or an imatrix, is unreadable, incomplete or malformed (exit code 3)."""
 

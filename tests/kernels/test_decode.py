@@ -8,23 +8,8 @@ import numpy.typing as npt
 import pytest
 
 from quantkit.kernels import FORMATS, build_info, dequantize
+from quantkit.testing.layout import F16_SCALES
 
-# Where a block keeps its f16 scales; an E8M0 scale takes all its values on random bytes.
-SCALES = {
-    "q4_0": [0],
-    "q4_1": [0, 2],
-    "q5_0": [0],
-    "q5_1": [0, 2],
-    "q8_0": [0],
-    "q2_k": [80, 82],
-    "q3_k": [108],
-    "q4_k": [0, 2],
-    "q5_k": [0, 2],
-    "q6_k": [208],
-    "iq4_nl": [0],
-    "iq4_xs": [0],
-    "mxfp4": [],
-}
 SPECIAL = [0, 1, 2, 0x3FF, 0x400, 0x401, 0x3C00, 0x7BFF, 0x7C00, 0x7C01, 0x7DFF, 0x7E00, 0x7FFF]
 SPECIAL += [half | 0x8000 for half in SPECIAL]
 
@@ -37,7 +22,7 @@ def blocks_of(name: str) -> npt.NDArray[np.uint8]:
     found = FORMATS[name]
     rng = np.random.default_rng(7)
     packed = rng.integers(0, 256, (1000 + len(SPECIAL) ** 2, found.block_bytes), dtype=np.uint8)
-    for place, offset in enumerate(SCALES[name]):
+    for place, offset in enumerate(F16_SCALES[name]):
         repeat, tile = (len(SPECIAL), 1) if place else (1, len(SPECIAL))
         halves = np.tile(np.repeat(np.array(SPECIAL, "<u2"), repeat), tile)
         packed[1000:, offset : offset + 2] = halves.view(np.uint8).reshape(-1, 2)

@@ -10,9 +10,10 @@ import numpy.typing as npt
 import pytest
 from safetensors.numpy import load_file
 from tests import ggml
-from tests.kernels.matrices import TINY_LLAMA4, Matrix
+from tests.kernels.matrices import TINY_LLAMA4
 
 from quantkit.kernels import FORMATS, dequantize, quantize
+from quantkit.testing.families import Matrix
 
 BLOCK_FORMATS = [name for name, found in FORMATS.items() if found.block_size > 1]
 ROWS, COLS = 48, 512

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.kernels.matrices import Matrix
 
 from quantkit.errors import NonFiniteError
 from quantkit.kernels import FORMATS, build_info, dequantize, encode_into, quantize, row_bytes
+from quantkit.testing.families import Matrix
 
 TIERS = build_info()["tiers_supported"]
 ROWS = 19  # leaves lanes empty

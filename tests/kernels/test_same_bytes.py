@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import os
-from unittest import mock
-
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernels.matrices import ROWS, Matrix, column_weights, columns_of, matrices, rows_of
+from tests.kernels.matrices import ROWS
 
-from quantkit.kernels import FORMATS, build_info, dequantize, encode_into, quantize, row_bytes
+from quantkit.kernels import FORMATS, dequantize, encode_into, quantize, row_bytes
+from quantkit.testing import (
+    assert_same_bytes,
+    importances,
+    make_importance,
+    make_weights,
+    supported_tiers,
+    use_tier,
+    weight_matrices,
+)
+from quantkit.testing.families import Matrix
 
-TIERS = build_info()["tiers_supported"]
+TIERS = supported_tiers()
 NAMES = list(FORMATS)
 Bytes = npt.NDArray[np.uint8]
-
-
-def tier(name: str) -> object:
-    return mock.patch.dict(os.environ, QUANTKIT_TIER=name)
 
 
 def as_dtype(x: Matrix, dtype: str) -> npt.NDArray[np.generic]:
@@ -38,25 +41,22 @@ def as_f32(x: npt.NDArray[np.generic], dtype: str) -> Matrix:
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
 def test_tier_threads_place_and_type_do_not_show(name: str, data: st.DataObject) -> None:
-    x = data.draw(matrices(max(32, FORMATS[name].block_size)))
+    x = data.draw(weight_matrices(name, min_block=32, families=ROWS))
     rows, cols = x.shape
-    importance = data.draw(column_weights(cols))
+    importance = data.draw(importances(cols))
     weighting = data.draw(st.sampled_from(["plain", "magnitude", "unbiased"]))
     dtype = data.draw(st.sampled_from(["f32", "f16", "bf16"]))
     source = as_dtype(x, dtype)
     options = {"importance": importance, "weighting": weighting}
-    with tier("scalar"):
+    with use_tier("scalar"):
         expected = quantize(as_f32(source, dtype), name, threads=1, **options)
     if FORMATS[name].block_size > 1:
         assert np.isfinite(dequantize(expected, name)).all()
     cut = data.draw(st.integers(0, rows))
-    threads = data.draw(st.sampled_from([1, 2, 3]))
+    got = assert_same_bytes(source, name, cut=cut, threads=data.draw(st.sampled_from([2, 3])), **options)
+    np.testing.assert_array_equal(got, expected)
     for this in TIERS:
-        with tier(this):
-            np.testing.assert_array_equal(quantize(source, name, threads=threads, **options), expected)
-            np.testing.assert_array_equal(quantize(np.asfortranarray(source), name, threads=1, **options), expected)
-            halves = [quantize(part, name, threads=1, **options) for part in (source[:cut], source[cut:])]
-            np.testing.assert_array_equal(np.concatenate(halves), expected)
+        with use_tier(this):
             # a slice of a wider array, from an odd offset
             wide = np.zeros((rows, cols + 5), source.dtype)
             wide[:, 3 : 3 + cols] = source
@@ -87,13 +87,13 @@ def test_fp8_with_a_scale_is_its_float32_product(name: str, data: st.DataObject)
     exponent, mantissa = (codes >> 3 & 15).astype(np.int32), (codes & 7).astype(np.float64)
     magnitude = np.where(exponent == 0, np.ldexp(mantissa, -9), np.ldexp(8 + mantissa, exponent - 10))
     values = np.where(codes & 0x80, -magnitude, magnitude).astype(np.float32) * scale[:, None]
-    importance = data.draw(column_weights(cols))
-    with tier("scalar"):
+    importance = data.draw(importances(cols))
+    with use_tier("scalar"):
         expected = quantize(values, name, importance=importance, threads=1)
     for this in TIERS:
         for source, strides in ((codes, (cols, 1)), (np.ascontiguousarray(codes.T), (1, rows))):
             out = np.empty_like(expected)
-            with tier(this):
+            with use_tier(this):
                 encode_into(
                     out,
                     source.reshape(-1),
@@ -113,13 +113,12 @@ def test_fp8_with_a_scale_is_its_float32_product(name: str, data: st.DataObject)
 @pytest.mark.parametrize("name", NAMES)
 def test_many_tasks(name: str) -> None:
     """More rows and columns than one task or one transposed tile holds, and counts that leave lanes empty."""
-    kinds = [kind for _ in range(13) for kind in ROWS][:267]
-    x = rows_of(kinds, 512, 5)
-    options = {"importance": columns_of("lognormal", 512, 6), "weighting": "magnitude"}
+    x = make_weights((list(ROWS) * 13)[:267], 512, 5, known=ROWS)
+    options = {"importance": make_importance("lognormal", 512, 6), "weighting": "magnitude"}
     expected = quantize(x, name, threads=1, **options)
     np.testing.assert_array_equal(quantize(x, name, threads=3, **options), expected)
     np.testing.assert_array_equal(quantize(np.asfortranarray(x), name, threads=2, **options), expected)
     for row in (0, 1, 130, 266):
         np.testing.assert_array_equal(quantize(x[row : row + 1], name, **options)[0], expected[row])
-    with tier("scalar"):
+    with use_tier("scalar"):
         np.testing.assert_array_equal(quantize(x[::3], name, **options), expected[::3])
