@@ -1,0 +1,64 @@
+"""What docs/testing.md shows is what happens: its example runs as pasted, and fails with its message."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import quantkit
+
+DOCS = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(python|text)\n(.*?)^```$", DOCS, re.MULTILINE | re.DOTALL)
+EXAMPLE, PROPERTY = (body for language, body in BLOCKS if language == "python")
+MESSAGE = next(body for language, body in BLOCKS if language == "text")
+PLUGIN = ("-p", "quantkit.testing.plugin", "-p", "no:cacheprovider")
+NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e-\d+)?")
+
+# What the docs speak of: every weight 2 % smaller.
+WORSE = """
+import numpy as np
+from quantkit.kernels import quantize as right
+
+def quantize(weights, format):
+    return right(weights * np.float32(0.98), format)
+"""
+
+
+@pytest.fixture
+def folder(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTHONPATH", str(Path(quantkit.__file__).parents[1]))
+    return pytester
+
+
+def test_the_example_has_ten_lines() -> None:
+    assert EXAMPLE.count("\n") == 10
+
+
+def test_a_worse_quantizer_fails_with_the_message_shown(folder: pytest.Pytester) -> None:
+    """In the words shown; numbers may differ by a tenth, since encoders become better."""
+    test = folder.path / "test_accuracy.py"
+    test.write_text(EXAMPLE, encoding="utf-8")
+    folder.runpytest_inprocess(*PLUGIN).assert_outcomes(failed=2)
+    folder.runpytest_inprocess(*PLUGIN, "--quantkit-update").assert_outcomes(passed=2)
+    folder.runpytest_inprocess(*PLUGIN).assert_outcomes(passed=2)
+
+    (folder.path / "worse.py").write_text(WORSE, encoding="utf-8")
+    test.write_text(EXAMPLE.replace("from quantkit.kernels import quantize", "from worse import quantize"), "utf-8")
+    result = folder.runpytest_inprocess(*PLUGIN)
+    result.assert_outcomes(failed=2)
+    said = result.stdout.str()
+    start = said.index(MESSAGE.splitlines()[0])
+    got = said[start : start + len(MESSAGE)]
+    for line, shown in zip(got.splitlines(), MESSAGE.splitlines(), strict=True):
+        assert NUMBER.sub("#", line).split() == NUMBER.sub("#", shown).split()
+        if "worst element" not in line:  # which one that is may change altogether
+            numbers, expected = ([float(n) for n in NUMBER.findall(text)] for text in (line, shown))
+            assert numbers == pytest.approx(expected, rel=0.1)
+
+
+def test_the_property_holds(folder: pytest.Pytester) -> None:
+    (folder.path / "test_property.py").write_text(PROPERTY, encoding="utf-8")
+    folder.runpytest_inprocess(*PLUGIN).assert_outcomes(passed=1)
