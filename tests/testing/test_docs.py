@@ -38,7 +38,7 @@ def test_the_example_has_ten_lines() -> None:
 
 
 def test_a_worse_quantizer_fails_with_the_message_shown(folder: pytest.Pytester) -> None:
-    """In the words shown; numbers may differ by a tenth, since encoders become better."""
+    """In the words shown. Numbers may differ by a tenth, changes by 5 %: encoders become better."""
     test = folder.path / "test_accuracy.py"
     test.write_text(EXAMPLE, encoding="utf-8")
     folder.runpytest_inprocess(*PLUGIN).assert_outcomes(failed=2)
@@ -51,14 +51,22 @@ def test_a_worse_quantizer_fails_with_the_message_shown(folder: pytest.Pytester)
     result.assert_outcomes(failed=2)
     said = result.stdout.str()
     start = said.index(MESSAGE.splitlines()[0])
-    got = said[start : start + len(MESSAGE)]
-    for line, shown in zip(got.splitlines(), MESSAGE.splitlines(), strict=True):
+    got = said[start:].splitlines()[: MESSAGE.count("\n")]
+    for line, shown in zip(got, MESSAGE.splitlines(), strict=True):
         assert NUMBER.sub("#", line).split() == NUMBER.sub("#", shown).split()
-        if "worst element" not in line:  # which one that is may change altogether
+        if line.endswith((" %", "WORSE")):
             numbers, expected = ([float(n) for n in NUMBER.findall(text)] for text in (line, shown))
-            assert numbers == pytest.approx(expected, rel=0.1)
+            assert numbers[:2] == pytest.approx(expected[:2], rel=0.1)
+            assert numbers[2] == pytest.approx(expected[2], abs=5)
+            assert numbers[3] == expected[3]
 
 
 def test_the_property_holds(folder: pytest.Pytester) -> None:
+    # a machine that is busy with other things is no reason to fail
+    folder.makeconftest(
+        "from hypothesis import HealthCheck, settings\n"
+        "settings.register_profile('busy', suppress_health_check=[HealthCheck.too_slow])\n"
+        "settings.load_profile('busy')\n"
+    )
     (folder.path / "test_property.py").write_text(PROPERTY, encoding="utf-8")
     folder.runpytest_inprocess(*PLUGIN).assert_outcomes(passed=1)

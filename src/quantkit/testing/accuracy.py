@@ -86,9 +86,7 @@ class Accuracy:
     def complaint(self) -> str:
         """Why the test has to fail; empty where it need not."""
         if not self.measured:
-            return (
-                f"{self.test} asked for quantkit_accuracy and measured nothing: call quantkit_accuracy(name, weights)"
-            )
+            return f"{self.test} measured nothing: it has to call quantkit_accuracy(name, weights)"
         stored = self.baseline.results.get(self.test)
         if stored is None:
             found = "does not exist" if not self.baseline.exists else f"knows nothing of {self.test}"

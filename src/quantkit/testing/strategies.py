@@ -52,7 +52,7 @@ def weight_matrices(
     format: str = "q4_k",
     *,
     min_rows: int = 1,
-    max_rows: int = 20,
+    max_rows: int = 8,
     max_blocks: int = 3,
     min_block: int = 1,
     families: Mapping[str, Family] = WEIGHTS,
@@ -88,7 +88,7 @@ def importances(draw: st.DrawFn, cols: int) -> Matrix | None:
 
 
 @st.composite
-def activations(draw: st.DrawFn, cols: int, *, min_rows: int = 1, max_rows: int = 20) -> Matrix:
+def activations(draw: st.DrawFn, cols: int, *, min_rows: int = 1, max_rows: int = 8) -> Matrix:
     """Rows of activations, float32 (rows, cols), finite."""
     kinds = draw(st.lists(st.sampled_from(list(ACTIVATIONS)), min_size=min_rows, max_size=max_rows))
     return make_activations(kinds, cols, draw(_SEEDS))
