@@ -58,6 +58,10 @@ class Contender:
         """Quantizes float32 (rows, cols) for `multiply`."""
         raise NotImplementedError("no groups")
 
+    def multiply_groups(self, x: Handle, threads: int) -> np.ndarray:
+        """Prepares y = x Wᵀ with the groups that were loaded; returns a sample of y."""
+        raise NotImplementedError("no groups")
+
     def turn(self) -> float:
         start = time.perf_counter()
         self._job()
@@ -124,6 +128,19 @@ class Quantkit(Contender):
         self._job = lambda: kernels.quantize_groups(source, bits, group_size, threads=threads)
         packed = kernels.quantize_groups(source, bits, group_size)
         return _error(kernels.dequantize_groups(*packed, bits, group_size), source)
+
+    def load_groups(self, weights: Handle, bits: int, group_size: int) -> None:
+        from quantkit.errors import UsageError
+
+        try:
+            self._groups = self._kernels.QuantizedTensor.quantize(attach(weights), f"int{bits}_g{group_size}")
+        except UsageError as error:
+            raise NotImplementedError(str(error)) from error
+
+    def multiply_groups(self, x: Handle, threads: int) -> np.ndarray:
+        inputs, groups = attach(x), self._groups
+        self._job = lambda: groups.matmul(inputs, mode="fast", threads=threads)
+        return np.asarray(groups.matmul(inputs, mode="fast", threads=threads))[:, :SAMPLE].copy()
 
     def unload(self) -> None:
         self._packed = np.empty(0)
@@ -340,9 +357,9 @@ class Mlx(Contender):
         self._packed = mx.quantize(mx.array(attach(weights)), group_size=group_size, bits=bits)
         mx.eval(self._packed)
 
-    def multiply(
-        self, x: Handle, threads: int, *, mode: str = "fast", ids: Handle | None = None, repeats: int = 1
-    ) -> np.ndarray:
+    def multiply_groups(self, x: Handle, threads: int) -> np.ndarray:
+        if x.shape[0] > 64:
+            raise NotImplementedError("a turn would take minutes")
         mx, (group_size, bits) = self._mx, self._groups
         inputs = mx.array(attach(x))
 
@@ -384,9 +401,7 @@ class Torch(Contender):
         both = torch.stack([scale, low + 8 * scale], dim=-1).transpose(0, 1)
         self._scales, self._group_size = both.to(torch.bfloat16).contiguous(), group_size
 
-    def multiply(
-        self, x: Handle, threads: int, *, mode: str = "fast", ids: Handle | None = None, repeats: int = 1
-    ) -> np.ndarray:
+    def multiply_groups(self, x: Handle, threads: int) -> np.ndarray:
         torch = self._torch
         torch.set_num_threads(threads)
         inputs = torch.from_numpy(attach(x)).to(torch.bfloat16)

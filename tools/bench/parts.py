@@ -257,7 +257,7 @@ def groups(bench: Bench, bits: int = 4, group_size: int = 64, rows: int = 1024) 
     for n in (1, 8, 64, 512):
         x = share(rng.standard_normal((n, bench.cols)).astype(np.float32))
         for threads in bench.threads:
-            answers = bench.able(group, "multiply", x.handle, threads)
+            answers = bench.able(group, "multiply_groups", x.handle, threads)
             found = _checked(answers, x.array @ weights.array[:64].T.astype(np.float64), LARGEST_GROUP_ERROR)
             operations = 2.0 * n * weights.array.size
             times, rates = bench.measured(answers, 2, threads, bench.int8_kinds(answers))
