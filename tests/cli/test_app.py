@@ -205,7 +205,8 @@ def test_a_terminal_without_unicode_is_no_error(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_with_130_and_says_how_to_go_on(number: signal.Signals) -> None:
     script = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 import quantkit.convert
 def slow(*arguments, **options):
     print("started", flush=True)

@@ -94,6 +94,7 @@ def test_the_command_that_an_interrupt_prints_goes_on_to_the_same_bytes(number: 
     out, whole = tmp_path / "out.gguf", tmp_path / "whole.gguf"
     script = f"""
 import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 from quantkit.cli import app, output
 
 class Interrupting(output.PlainProgress):

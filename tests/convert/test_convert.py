@@ -70,7 +70,7 @@ def test_several_types_equal_single_runs(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-@pytest.mark.parametrize("tuning", [Tuning(), Tuning(slab_bytes=10_000, chunk_bytes=3_000, writers=1)])
+@pytest.mark.parametrize("tuning", [Tuning(), Tuning(slab_bytes=10_000, chunk_bytes=3_000, writers=3)])
 def test_threads_and_cuts_do_not_show(threads: int, tuning: Tuning, tiny: Path, tmp_path: Path) -> None:
     convert(tiny, tmp_path / "plain.gguf", "q4_k_m", threads=2)
     convert(tiny, tmp_path / "other.gguf", "q4_k_m", threads=threads, tuning=tuning)

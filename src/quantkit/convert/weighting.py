@@ -17,7 +17,7 @@ def weighting(format: str) -> Weighting:
     weighting by magnitude was no better, but for q4_1 and q5_1 without importance: there it gained some per cent at
     four times the time.
     """
-    return "plain" if format == "q8_0" else "unbiased"
+    return "plain" if format in ("f32", "f16", "bf16", "q8_0") else "unbiased"
 
 
 def takes_importance(format: str) -> bool:
