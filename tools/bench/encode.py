@@ -43,7 +43,7 @@ def trained(checkpoint: Path, rows: int) -> np.ndarray:
     found = []
     for shard in sorted(checkpoint.glob("*.safetensors")):
         for name, tensor in load_file(shard).items():
-            if "language_model" in name and tensor.ndim > 1 and "router" not in name:
+            if tensor.ndim > 1 and not any(part in name for part in ("vision", "multi_modal", "router")):
                 x = tensor.astype(np.float32)  # experts lie input-major
                 found.append(x if x.ndim == 2 else x.transpose(0, 2, 1).reshape(-1, x.shape[1]))
     cols = {x.shape[1] for x in found}
