@@ -105,4 +105,10 @@ void decode(const Tier& tier, Format format, const uint8_t* in, float* out, int6
     });
 }
 
+void dot(const Tier& tier, Format format, const DotJob& job, int threads) {
+    const int64_t step = std::max<int64_t>(1, 65536 / std::max<int64_t>(1, job.cols));
+    parallel_for((job.rows + step - 1) / step, threads,
+                 [&](int64_t task) { tier.dot_rows(format, job, task * step, std::min(job.rows, (task + 1) * step)); });
+}
+
 }  // namespace quantkit

@@ -35,6 +35,16 @@ struct EncodeResult {
 
 struct GroupJob;  // groups.h
 struct GroupReadJob;
+constexpr int DOT_ROWS = 8;  // of x at most
+
+// The float product of few rows of x with the decoded weights.
+struct DotJob {
+    const float* x;  // (n, pitch): pitch is cols up to a multiple of 32, and what is beyond cols is zero
+    int64_t n, cols, pitch;
+    const uint8_t* packed;  // (rows, row bytes)
+    int64_t rows;
+    float* out;  // (n, rows)
+};
 
 // One instruction set: every operation, compiled once per tier from the same sources.
 struct Tier {
@@ -43,6 +53,7 @@ struct Tier {
     int64_t (*encode_tasks)(Format, const EncodeJob&);
     bool (*encode_task)(Format, const EncodeJob&, int64_t task);  // false: an element out of range was met
     void (*decode_blocks)(Format, const uint8_t* in, float* out, int64_t blocks);
+    void (*dot_rows)(Format, const DotJob&, int64_t first, int64_t last);
     const MatmulKernels* (*matmul)();  // matmul/kernels.h
     int64_t (*group_tasks)(const GroupJob&);
     bool (*group_task)(const GroupJob&, int64_t task);  // false: an element out of range was met
@@ -58,5 +69,6 @@ EncodeResult first_bad(const EncodeJob&, float limit);
 
 EncodeResult encode(const Tier&, Format, const EncodeJob&, int threads);
 void decode(const Tier&, Format, const uint8_t* in, float* out, int64_t blocks, int threads);
+void dot(const Tier&, Format, const DotJob&, int threads);
 
 }  // namespace quantkit

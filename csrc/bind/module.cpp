@@ -104,6 +104,7 @@ static nb::dict build_info() {
 }
 
 void bind_array(nb::module_&);
+void bind_dot(nb::module_&);
 void bind_matmul(nb::module_&);
 void bind_groups(nb::module_&);
 
@@ -117,6 +118,7 @@ NB_MODULE(_machine, m) {
     m.def("build_info", &build_info,
           "Compiler, tiers built, tiers this processor supports, whether it has AVX512_VNNI, threads.");
     bind_array(m);
+    bind_dot(m);
     bind_matmul(m);
     bind_groups(m);
 }

@@ -15,6 +15,7 @@ from threadpoolctl import ThreadpoolController
 
 from quantkit.errors import NonFiniteError, UsageError
 from quantkit.kernels import FORMATS, build_info, dequantize, matmul, matmul_experts, quantize
+from quantkit.kernels.matmul import Mode
 
 TIERS = build_info()["tiers_supported"]
 NAMES = list(FORMATS)
@@ -72,10 +73,10 @@ def test_any_number_of_rows(name: str, n: int) -> None:
     assert_within_bound(matmul(x, packed, name), x, w, 512)
 
 
-@pytest.mark.parametrize("n", [1, 3, 130])
+@pytest.mark.parametrize("n", [1, 9, 130])
 def test_weights_larger_than_the_scratch(n: int) -> None:
     """Several blocks of rows, the last one short; and rows each of which is larger than what fits."""
-    for rows, cols in [(1003, 8192), (35, 1 << 17)]:
+    for rows, cols in [(643, 8192), (19, 1 << 17)]:
         packed, w = weights_of("q8_0", rows, cols)
         x = gauss((n, cols))
         assert_within_bound(matmul(x, packed, "q8_0"), x, w, cols)
@@ -106,14 +107,20 @@ def test_activations_of_every_dtype_are_read_as_they_are(dtype: Any, n: int) -> 
     assert_within_bound(matmul(given, packed, "q6_k"), wide, w, 512)
 
 
-def test_strides_do_not_matter() -> None:
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+@pytest.mark.parametrize("n", [6, 30])
+def test_strides_do_not_matter(n: int, mode: Mode) -> None:
     packed, _ = weights_of("q5_0", 16, 64)
-    x = gauss((6, 64))
-    expected = matmul(x, packed, "q5_0")
-    np.testing.assert_array_equal(matmul(np.asfortranarray(x), packed, "q5_0"), expected)
-    np.testing.assert_array_equal(matmul(np.repeat(x, 2, axis=1)[:, ::2], packed, "q5_0"), expected)
-    np.testing.assert_array_equal(matmul(x, np.repeat(packed, 2, axis=0)[::2], "q5_0"), expected)
-    np.testing.assert_array_equal(matmul(x, np.asfortranarray(packed), "q5_0"), expected)
+    x = gauss((n, 64))
+    expected = matmul(x, packed, "q5_0", mode=mode)
+    for same in (np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2], x[::-1].copy()[::-1]):
+        np.testing.assert_array_equal(matmul(same, packed, "q5_0", mode=mode), expected)
+    for same in (
+        np.repeat(packed, 2, axis=0)[::2],
+        np.asfortranarray(packed),
+        np.pad(packed, ((0, 0), (0, 9)))[:, :-9],
+    ):
+        np.testing.assert_array_equal(matmul(x, same, "q5_0", mode=mode), expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -138,7 +145,7 @@ def test_memory_stays_small() -> None:
     assert peak < 8192 * 8192 * 4 / 6
 
 
-@pytest.mark.parametrize("n", [1, 130])
+@pytest.mark.parametrize("n", [9, 130])
 def test_threads_bound_those_of_blas(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     blas = ThreadpoolController().select(user_api="blas")
     before = [library.num_threads for library in blas.lib_controllers]
@@ -264,3 +271,87 @@ def test_a_weight_that_is_not_finite_is_named_with_its_expert() -> None:
     packed[1, 6, 0:2] = np.array([0x7C00], "<u2").view(np.uint8)
     with pytest.raises(NonFiniteError, match=r"expert 1: weight .* row 6, column 0"):
         matmul_experts(gauss((4, 64)), packed, "q8_0", np.array([0, 1, 1, 0]))
+
+
+BLOCKS = [name for name in NAMES if FORMATS[name].block_size > 1]
+
+
+def int8_bound(x: Matrix, w: Matrix) -> npt.NDArray[np.float64]:
+    """Each activation moves by at most a 254th of its block's largest magnitude; float rounding beside it."""
+    magnitudes = np.abs(w).astype(np.float64).reshape(len(w), w.shape[1] // 32, 32)
+    largest = np.abs(x).astype(np.float64).reshape(len(x), x.shape[1] // 32, 32).max(axis=2)
+    return largest / 254 @ magnitudes.sum(axis=2).T * 1.0001 + 1e-4 * largest @ magnitudes.max(axis=2).T
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("n", [0, 1, 3, 4, 33])
+def test_fast_stays_within_its_bound(name: str, n: int, tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTKIT_TIER", tier)
+    packed, w = weights_of(name, 37, 512)
+    x = gauss((n, 512))
+    y = matmul(x, packed, name, mode="fast", threads=2)
+    assert y.shape == (n, 37)
+    assert y.dtype == np.float32
+    error = np.abs(y - x.astype(np.float64) @ w.T.astype(np.float64))
+    assert (error <= int8_bound(x, w)).all()
+    assert n == 0 or error.max() > 1e-4, "as good as exact: not the int8 product"
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_fast_experts_are_fast_products_of_their_own_rows(name: str) -> None:
+    packed = quantize(gauss((5, 9, 256)), name)
+    x = gauss((40, 256), 3).astype(np.float16)
+    ids = np.random.default_rng(5).choice([0, 2, 3], 40)
+    scale = np.random.default_rng(6).uniform(0, 1, 40).astype(np.float32)
+    y = matmul_experts(x, packed, name, ids, scale=scale, mode="fast")
+    for expert in range(5):
+        mine = ids == expert
+        alone = matmul(x[mine] * scale[mine, None], packed[expert], name, mode="fast")
+        np.testing.assert_array_equal(y[mine], alone)
+    apart = np.repeat(packed, 2, axis=0)[::2]
+    np.testing.assert_array_equal(matmul_experts(x, apart, name, ids, scale=scale, mode="fast"), y)
+
+
+def test_fast_of_nothing() -> None:
+    packed = quantize(gauss((3, 8, 256)), "q4_k")
+    assert matmul_experts(gauss((0, 256)), packed, "q4_k", np.empty(0, int), mode="fast").shape == (0, 8)
+    assert matmul(gauss((2, 256)), packed[0, :0], "q4_k", mode="fast").shape == (2, 0)
+    np.testing.assert_array_equal(matmul(gauss((2, 0)), packed[0, :, :0], "q4_k", mode="fast"), np.zeros((2, 8)))
+
+
+@pytest.mark.parametrize("name", ["f32", "f16", "bf16"])
+def test_fast_has_no_floats(name: str) -> None:
+    packed, _ = weights_of(name, 4, 64)
+    with pytest.raises(UsageError, match="no integer codes"):
+        matmul(gauss((2, 64)), packed, name, mode="fast")
+
+
+def test_fast_names_what_is_not_finite() -> None:
+    packed = quantize(gauss((3, 8, 64)), "q8_0")
+    x = gauss((4, 64))
+    bad = x.copy()
+    bad[2, 33] = np.nan
+    with pytest.raises(NonFiniteError, match="nan at row 2, column 33"):
+        matmul(bad, packed[0], "q8_0", mode="fast")
+    packed[1, 6, 34:36] = np.array([0x7C00], "<u2").view(np.uint8)
+    with pytest.raises(NonFiniteError, match="row 6, column 32"):
+        matmul(x, packed[1], "q8_0", mode="fast")
+    with pytest.raises(NonFiniteError, match=r"expert 1: weight .* row 6, column 32"):
+        matmul_experts(x, packed, "q8_0", np.array([0, 1, 1, 0]), mode="fast")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_few_rows_are_the_same_on_every_tier_and_for_any_number_of_threads(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for cols in (256, 2304) if FORMATS[name].block_size > 1 else (1, 31, 1025):
+        packed, _ = weights_of(name, 71, cols)
+        x = gauss((5, cols))
+        results = []
+        for tier in TIERS:
+            monkeypatch.setenv("QUANTKIT_TIER", tier)
+            results += [matmul(x, packed, name, threads=threads) for threads in (1, 3)]
+            results.append(np.concatenate([matmul(x[:2], packed, name), matmul(x[2:], packed, name)]))
+        for y in results:
+            np.testing.assert_array_equal(y.view(np.uint32), results[0].view(np.uint32))

@@ -30,6 +30,13 @@ def from_dlpack(capsule: Annotated[NDArray, dict(writable=False)]) -> tuple[Anno
     (array, dtype, device type) of a DLPack capsule, without a copy. bfloat16 arrives as its bits in uint16; the array is None when it lies on another device or numpy lacks its type.
     """
 
+DOT_ROWS: int = 8
+
+def matmul_few(tier: str, format: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], packed: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], cols: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], threads: int) -> None:
+    """
+    out (n, rows) = x (n, cols) times the decoded rows of packed, n <= DOT_ROWS. The columns of x are padded with zeros to a multiple of 32.
+    """
+
 def matmul_tiers() -> list[str]:
     """
     What matmul_fast takes as tier here: the supported tiers, and their variants.

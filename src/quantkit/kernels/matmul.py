@@ -1,12 +1,20 @@
-"""Products of activations with packed weights, y = x Wᵀ.
+"""Products of activations with packed weights, y = x Wᵀ, where w are the decoded weights (`dequantize`).
 
 Error of `mode="exact"`: with u = 2**-24 and gamma(k) = k u / (1 - k u), each element satisfies
 
     |y - sum_c x_c w_c| <= gamma(cols) * sum_c |x_c| |w_c| + cols * 2**-149
 
-where w are the decoded weights (`dequantize`) and x the activations as float32, in whatever order they are added and
-whether multiplications are fused with additions or not: N. J. Higham, Accuracy and Stability of Numerical Algorithms,
-2nd ed., 2002, section 3.1, (3.5). The last term is for products that underflow. With `scale` it is gamma(cols + 1).
+with x the activations as float32, in whatever order products are added and whether multiplications are fused with
+additions or not: N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., 2002, section 3.1, (3.5). The
+last term is for products that underflow. With `scale` it is gamma(cols + 1).
+
+Error of `mode="fast"`: x is rounded to int8 in blocks of 32 columns, each element to a 127th of the largest magnitude
+m(b) of its block, so that beside float rounding
+
+    |y - sum_c x_c w_c| <= sum_b m(b) / 254 * sum_(c in b) |w_c|
+
+which is half a per cent or so of y as errors of either sign cancel (docs/kernels.md has it measured for every format).
+Blocks whose m(b) is below 2**-100 count as zero.
 """
 
 from __future__ import annotations
@@ -17,40 +25,44 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.errors import NonFiniteError, UsageError
-from quantkit.kernels.arrays import byte_array, check_finite, float32_array, float_array, index_array, widened
+from quantkit.kernels import _machine
+from quantkit.kernels.arrays import byte_rows, check_finite, float32_array, float_array, index_array, widened
 from quantkit.kernels.codec import thread_count
 from quantkit.kernels.formats import Format, find_format
-from quantkit.kernels.panel import BlockWeights, Floats, multiply
+from quantkit.kernels.panel import BlockWeights, Floats, check_result, multiply
+from quantkit.kernels.tier import current_tier
 
-Mode = Literal["exact"]
+Mode = Literal["exact", "fast"]
 
 
 def matmul(
     x: npt.NDArray[Any], packed: npt.NDArray[np.uint8], format: str, *, mode: Mode = "exact", threads: int = 0
 ) -> Floats:
-    """x Wᵀ with weights in a GGUF block format.
+    """x Wᵀ with weights in a GGUF format.
 
     Args:
         x: (n, cols) or (cols,), finite; float32, float16, ml_dtypes.bfloat16, or uint16 holding bfloat16 bits, of any
             library (see arrays.py). Other floats are converted to float32.
         packed: uint8 (rows, row_bytes(format, cols)). Decoded a few rows at a time: memory stays small.
         format: "q4_k", "q8_0", ...: see FORMATS.
-        mode: "exact" decodes weights and multiplies in float32 (the bound is in this module's docstring).
-        threads: of decoding and of BLAS. 0 takes all processors, and BLAS's own setting.
+        mode: "exact" decodes weights and multiplies in float32; "fast" quantizes x to int8 and multiplies integers,
+            for the block formats. This module's docstring has the error of both.
+        threads: of decoding, products and BLAS. 0 takes all processors, and BLAS's own setting.
 
     Returns:
         float32 (n, rows), or (rows,) for x of one dimension.
 
     Raises:
         NonFiniteError: an activation, a decoded weight or a result is NaN or infinite; row and column are named.
-        UsageError: shapes, dtypes, names or threads that do not fit.
+        UsageError: shapes, dtypes, names or threads that do not fit; "fast" with f32, f16 or bf16 weights.
     """
-    weights = BlockWeights(*_packed(packed, format, "(rows, row_bytes)"))
-    _known_mode(mode)
+    packed, found = _packed(packed, format, "(rows, row_bytes)")
+    weights = BlockWeights(packed, found)
+    int8 = _is_int8(mode, found)
     count = thread_count(threads)
-    rows, vector = _activations(x, weights.shape[1])
+    rows, vector = activations(x, weights.shape[1])
     out = np.empty((len(rows), weights.shape[0]), np.float32)
-    multiply(rows, weights, out, count)
+    multiply(rows, weights, out, int8=int8, threads=count)
     return out[0] if vector else out
 
 
@@ -84,9 +96,9 @@ def matmul_experts(
     packed, found = _packed(packed, format, "(experts, rows, row_bytes)")
     n_experts, n_rows, n_bytes = packed.shape
     cols = n_bytes // found.block_bytes * found.block_size
-    _known_mode(mode)
+    int8 = _is_int8(mode, found)
     count = thread_count(threads)
-    rows, vector = _activations(x, cols)
+    rows, vector = activations(x, cols)
     if vector:
         raise UsageError(f"activations must be (n, {cols}) for these weights, not of shape ({cols},)")
     ids = index_array(expert_ids, "expert_ids", length=len(rows), limit=n_experts)
@@ -96,33 +108,29 @@ def matmul_experts(
         check_finite(rows, "f32", "activations times scale")
     order, starts = _by_expert(ids, n_experts)
     out = np.empty((len(rows), n_rows), np.float32)
+    together = int8 and rows.size and out.size and packed.flags.c_contiguous
+    if together:
+        where = (n_experts, n_rows, cols, order, starts, out.reshape(-1))
+        _machine.matmul_fast_experts(current_tier(), format, rows.reshape(-1), packed.reshape(-1), *where, count)
+        if np.isfinite(out).all():
+            return out
     for expert in np.flatnonzero(np.diff(starts)):
         mine = order[starts[expert] : starts[expert + 1]]
-        part = np.empty((len(mine), n_rows), np.float32)
+        weights = BlockWeights(packed[expert], found)
         try:
-            multiply(rows[mine], BlockWeights(packed[expert], found), part, count)
+            if together:
+                check_result(out[mine], weights)
+            else:
+                part = np.empty((len(mine), n_rows), np.float32)
+                multiply(rows[mine], weights, part, int8=int8, threads=count)
+                out[mine] = part
         except NonFiniteError as error:
             error.what = f"expert {expert}: {error.what}"
             raise
-        out[mine] = part
     return out
 
 
-def _known_mode(mode: str) -> None:
-    if mode not in get_args(Mode):
-        raise UsageError(f"unknown mode {mode!r}", hint=f"Known: {', '.join(get_args(Mode))}.")
-
-
-def _packed(packed: Any, format: str, shape: str) -> tuple[npt.NDArray[np.uint8], Format]:
-    """`shape` names the dimensions that packed should have."""
-    found = find_format(format)
-    packed = byte_array(packed, "packed", block_bytes=found.block_bytes)
-    if packed.ndim != 1 + shape.count(","):
-        raise UsageError(f"packed must be {shape}, not of shape {packed.shape}")
-    return packed, found
-
-
-def _activations(x: Any, cols: int) -> tuple[Floats, bool]:
+def activations(x: Any, cols: int) -> tuple[Floats, bool]:
     """float32 (n, cols), C-contiguous and finite, and whether x was one row without a dimension for it."""
     array, type = float_array(x, "activations")
     if array.ndim not in (1, 2) or array.shape[-1] != cols:
@@ -130,6 +138,23 @@ def _activations(x: Any, cols: int) -> tuple[Floats, bool]:
     rows = array if array.ndim == 2 else array[None]
     check_finite(rows, type, "activations")
     return np.ascontiguousarray(widened(rows, type)), array.ndim == 1
+
+
+def _is_int8(mode: str, format: Format) -> bool:
+    if mode not in get_args(Mode):
+        raise UsageError(f"unknown mode {mode!r}", hint=f"Known: {', '.join(get_args(Mode))}.")
+    if mode == "fast" and format.block_size == 1:
+        raise UsageError(f'{format.name} weights have no integer codes for mode="fast"', hint='Use mode="exact".')
+    return mode == "fast"
+
+
+def _packed(packed: Any, format: str, shape: str) -> tuple[npt.NDArray[np.uint8], Format]:
+    """`shape` names the dimensions that packed should have."""
+    found = find_format(format)
+    packed = byte_rows(packed, "packed", block_bytes=found.block_bytes)
+    if packed.ndim != 1 + shape.count(","):
+        raise UsageError(f"packed must be {shape}, not of shape {packed.shape}")
+    return packed, found
 
 
 def _by_expert(ids: npt.NDArray[np.int64], n_experts: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -32,10 +32,16 @@ class Weights(Protocol):
     def decode(self, first: int, out: Floats, threads: int) -> None:
         """Rows from `first` on into `out`, float32 (count, cols), C-contiguous."""
 
+    def multiply_few(self, x: Floats, out: Floats, threads: int) -> bool:
+        """out = x Wᵀ in floats, if there is a quicker way than by panels for so few rows; False otherwise."""
+
+    def multiply_int8(self, x: Floats, out: Floats, threads: int) -> None:
+        """out = x Wᵀ with x quantized to int8."""
+
 
 @dataclass(frozen=True)
 class BlockWeights:
-    """uint8 (rows, row_bytes) of a GGUF block format, C-contiguous."""
+    """uint8 (rows, row_bytes) of a GGUF block format."""
 
     packed: npt.NDArray[np.uint8]
     format: Format
@@ -46,28 +52,56 @@ class BlockWeights:
         return rows, n_bytes // self.format.block_bytes * self.format.block_size
 
     def decode(self, first: int, out: Floats, threads: int) -> None:
-        rows = self.packed[first : first + len(out)]
+        rows = np.ascontiguousarray(self.packed[first : first + len(out)])
         _machine.decode(current_tier(), self.format.name, rows.reshape(-1), out.reshape(-1), threads)
 
+    def multiply_few(self, x: Floats, out: Floats, threads: int) -> bool:
+        if len(x) > _machine.DOT_ROWS:
+            return False
+        rows, cols = self.shape
+        if cols % 32:
+            x = np.pad(x, ((0, 0), (0, -cols % 32)))
+        # rows that lie apart are put together some at a time
+        step = rows if self.packed.flags.c_contiguous else max(1, SCRATCH_BYTES_MANY // self.packed.shape[1])
+        for first in range(0, rows, step):
+            packed = np.ascontiguousarray(self.packed[first : first + step])
+            part = out if step == rows else np.empty((len(x), len(packed)), np.float32)
+            _machine.matmul_few(current_tier(), self.format.name, x, packed.reshape(-1), cols, part, threads)
+            out[:, first : first + step] = part
+        return True
 
-def multiply(x: Floats, weights: Weights, out: Floats, threads: int) -> None:
+    def multiply_int8(self, x: Floats, out: Floats, threads: int) -> None:
+        packed = np.ascontiguousarray(self.packed).reshape(-1)
+        tier, name = current_tier(), self.format.name
+        _machine.matmul_fast(tier, name, x.reshape(-1), packed, *self.shape, out.reshape(-1), threads)
+
+
+def multiply(x: Floats, weights: Weights, out: Floats, *, int8: bool, threads: int) -> None:
     """out = x Wᵀ: x (n, cols), W (rows, cols), out (n, rows), all finite or a NonFiniteError."""
-    rows, cols = weights.shape
-    if not len(x) or not rows:
+    if not x.size or not out.size:
+        out[:] = 0
         return
+    if int8:
+        weights.multiply_int8(x, out, threads)
+    elif not weights.multiply_few(x, out, threads):
+        _multiply_panels(x, weights, out, threads)
+    check_result(out, weights)
+
+
+def _multiply_panels(x: Floats, weights: Weights, out: Floats, threads: int) -> None:
+    rows, cols = weights.shape
     n_bytes = SCRATCH_BYTES_FEW if len(x) < FEW_ROWS else SCRATCH_BYTES_MANY
-    step = min(rows, max(1, n_bytes // (4 * max(cols, 1) * ROWS_STEP)) * ROWS_STEP)
+    step = min(rows, max(1, n_bytes // (4 * cols * ROWS_STEP)) * ROWS_STEP)
     scratch = np.empty((step, cols), np.float32)
     with blas_threads(threads), np.errstate(all="ignore"):
         for first in range(0, rows, step):
             block = scratch[: rows - first]
             weights.decode(first, block, threads)
             np.matmul(x, block.T, out=out[:, first : first + len(block)])
-    check_finite(out, weights)
 
 
-def check_finite(out: Floats, weights: Weights) -> None:
-    """Raise NonFiniteError where a product of finite activations is NaN or infinite."""
+def check_result(out: Floats, weights: Weights) -> None:
+    """Raise NonFiniteError where the product with finite activations is NaN or infinite."""
     if np.isfinite(out).all():
         return
     row = int(np.argmin(np.isfinite(out).all(axis=0)))

@@ -1,0 +1,50 @@
+// The float product of few rows of activations with packed rows of weights.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+
+#include "dispatch.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace quantkit;
+
+namespace {
+
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using FloatsOut = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+void check(bool ok, const char* what) {
+    if (!ok) throw nb::value_error(what);
+}
+
+void matmul_few(const std::string& tier_name, const std::string& format_name, Floats x, Bytes packed, int64_t cols,
+                FloatsOut out, int threads) {
+    const Tier* tier = find_tier(tier_name);
+    check(tier, "the tier is not built, or this processor lacks it");
+    int found = 0;
+    while (found < static_cast<int>(Format::count) && format_name != FORMATS[found].name) found++;
+    check(found < static_cast<int>(Format::count), "unknown format");
+    const FormatRow& format = FORMATS[found];
+    const int64_t n = static_cast<int64_t>(x.shape(0)), pitch = static_cast<int64_t>(x.shape(1)),
+                  rows = static_cast<int64_t>(out.shape(1));
+    check(n <= DOT_ROWS && static_cast<int64_t>(out.shape(0)) == n, "x and out do not have the same few rows");
+    check(cols >= 0 && cols % format.block_size == 0, "cols is not a multiple of the format's block size");
+    check(pitch == (cols + 31) / 32 * 32, "x does not have cols columns, padded with zeros to a multiple of 32");
+    check(static_cast<int64_t>(packed.size()) == rows * (cols / format.block_size) * format.block_bytes,
+          "packed does not have rows * row_bytes bytes");
+    const DotJob job = {x.data(), n, cols, pitch, packed.data(), rows, out.data()};
+    nb::gil_scoped_release release;
+    dot(*tier, static_cast<Format>(found), job, threads);
+}
+
+}  // namespace
+
+void bind_dot(nb::module_& m) {
+    m.attr("DOT_ROWS") = DOT_ROWS;
+    m.def(
+        "matmul_few", &matmul_few, "tier"_a, "format"_a, "x"_a, "packed"_a, "cols"_a, "out"_a, "threads"_a,
+        "out (n, rows) = x (n, cols) times the decoded rows of packed, n <= DOT_ROWS. The columns of x are padded with "
+        "zeros to a multiple of 32.");
+}
