@@ -48,7 +48,8 @@ def rows() -> list[str]:
     rng = np.random.default_rng(2024)
     w, inputs = weights(rng), activations(rng)
     lines = [
-        "| format | quantized weights | exact | fast, normal | fast, hidden | fast, gated | worst element, of its bound |",
+        "| format | quantized weights | exact | fast, normal | fast, hidden | fast, gated "
+        "| worst element, of its bound |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, found in FORMATS.items():

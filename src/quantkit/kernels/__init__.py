@@ -4,7 +4,7 @@ from quantkit.kernels.codec import dequantize, encode_into, quantize
 from quantkit.kernels.deviation import Deviation
 from quantkit.kernels.formats import FORMATS, Format, row_bytes
 from quantkit.kernels.groups import dequantize_groups, quantize_groups
-from quantkit.kernels.matmul import matmul, matmul_experts
+from quantkit.kernels.matmul import matmul, matmul_experts, matmul_groups
 from quantkit.kernels.moments import Moments
 from quantkit.kernels.tensor import QuantizedTensor
 from quantkit.kernels.tier import build_info, current_tier
@@ -22,6 +22,7 @@ __all__ = [
     "encode_into",
     "matmul",
     "matmul_experts",
+    "matmul_groups",
     "quantize",
     "quantize_groups",
     "row_bytes",

@@ -26,10 +26,19 @@ import numpy.typing as npt
 
 from quantkit.errors import NonFiniteError, UsageError
 from quantkit.kernels import _machine
-from quantkit.kernels.arrays import byte_rows, check_finite, float32_array, float_array, index_array, widened
+from quantkit.kernels.arrays import (
+    byte_rows,
+    check_finite,
+    float32_array,
+    float_array,
+    index_array,
+    number_array,
+    widened,
+)
 from quantkit.kernels.codec import thread_count
 from quantkit.kernels.formats import Format, find_format
-from quantkit.kernels.panel import BlockWeights, Floats, check_result, multiply
+from quantkit.kernels.groups import dequantize_groups
+from quantkit.kernels.panel import BlockWeights, Floats, GroupWeights, check_result, multiply
 from quantkit.kernels.tier import current_tier
 
 Mode = Literal["exact", "fast"]
@@ -130,6 +139,44 @@ def matmul_experts(
     return out
 
 
+def matmul_groups(
+    x: npt.NDArray[Any],
+    packed: npt.NDArray[np.uint32],
+    scales: npt.NDArray[Any],
+    biases: npt.NDArray[Any],
+    *,
+    bits: int = 4,
+    group_size: int = 64,
+    mode: Mode = "exact",
+    threads: int = 0,
+) -> Floats:
+    """x Wᵀ with weights in MLX's affine layout, as `quantize_groups` gives them.
+
+    Args:
+        x: (n, cols) or (cols,), as in matmul.
+        packed: uint32 (rows, cols * bits / 32).
+        scales, biases: (rows, groups) float32, float16, bfloat16, or uint16 holding bfloat16 bits.
+        bits, group_size: as they were quantized with; a `group_size` of -1 is a whole row.
+        mode: as in matmul; "fast" is for 4 and 8 bits.
+        threads: as in matmul.
+
+    Returns:
+        float32 (n, rows), or (rows,) for x of one dimension.
+
+    Raises:
+        NonFiniteError, UsageError: as matmul and dequantize_groups.
+    """
+    weights = _groups(packed, scales, biases, bits, group_size)
+    int8 = _is_int8(mode)
+    if int8 and bits not in (4, 8):
+        raise UsageError(f'mode="fast" is for groups of 4 or 8 bits, not {bits}', hint='Use mode="exact".')
+    count = thread_count(threads)
+    rows, vector = activations(x, weights.shape[1])
+    out = np.empty((len(rows), weights.shape[0]), np.float32)
+    multiply(rows, weights, out, int8=int8, threads=count)
+    return out[0] if vector else out
+
+
 def activations(x: Any, cols: int) -> tuple[Floats, bool]:
     """float32 (n, cols), C-contiguous and finite, and whether x was one row without a dimension for it."""
     array, type = float_array(x, "activations")
@@ -140,10 +187,10 @@ def activations(x: Any, cols: int) -> tuple[Floats, bool]:
     return np.ascontiguousarray(widened(rows, type)), array.ndim == 1
 
 
-def _is_int8(mode: str, format: Format) -> bool:
+def _is_int8(mode: str, format: Format | None = None) -> bool:
     if mode not in get_args(Mode):
         raise UsageError(f"unknown mode {mode!r}", hint=f"Known: {', '.join(get_args(Mode))}.")
-    if mode == "fast" and format.block_size == 1:
+    if mode == "fast" and format is not None and format.block_size == 1:
         raise UsageError(f'{format.name} weights have no integer codes for mode="fast"', hint='Use mode="exact".')
     return mode == "fast"
 
@@ -155,6 +202,19 @@ def _packed(packed: Any, format: str, shape: str) -> tuple[npt.NDArray[np.uint8]
     if packed.ndim != 1 + shape.count(","):
         raise UsageError(f"packed must be {shape}, not of shape {packed.shape}")
     return packed, found
+
+
+def _groups(packed: Any, scales: Any, biases: Any, bits: int, group_size: int) -> GroupWeights:
+    words = number_array(packed, "packed")
+    if words.dtype != np.uint32 or words.ndim != 2:
+        raise UsageError(f"packed must be uint32 (rows, cols * bits / 32), not {words.dtype} of shape {words.shape}")
+    (scale, scale_type), (bias, bias_type) = float_array(scales, "scales"), float_array(biases, "biases")
+    dequantize_groups(words[:1], scale[:1], bias[:1], bits, group_size, threads=1)  # refuses what does not fit
+    if len(scale) != len(words) or len(bias) != len(words):
+        raise UsageError(f"packed has {len(words)} rows, scales {len(scale)} and biases {len(bias)}")
+    check_finite(scale, scale_type, "scales")
+    check_finite(bias, bias_type, "biases")
+    return GroupWeights(words, scale, bias, int(bits), group_size)
 
 
 def _by_expert(ids: npt.NDArray[np.int64], n_experts: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from quantkit.errors import NonFiniteError
 from quantkit.kernels import _machine
+from quantkit.kernels.arrays import float32_array
 from quantkit.kernels.blas import blas_threads
 from quantkit.kernels.formats import Format
+from quantkit.kernels.groups import WHOLE_ROW, dequantize_groups
 from quantkit.kernels.tier import current_tier
 
 Floats = npt.NDArray[np.float32]
@@ -74,6 +76,40 @@ class BlockWeights:
         packed = np.ascontiguousarray(self.packed).reshape(-1)
         tier, name = current_tier(), self.format.name
         _machine.matmul_fast(tier, name, x.reshape(-1), packed, *self.shape, out.reshape(-1), threads)
+
+
+@dataclass(frozen=True)
+class GroupWeights:
+    """uint32 (rows, words) in MLX's affine layout; scales and biases (rows, groups) float32, float16, or uint16 that
+    holds bfloat16 bits."""
+
+    packed: npt.NDArray[np.uint32]
+    scales: npt.NDArray[Any]
+    biases: npt.NDArray[Any]
+    bits: int
+    group_size: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, words = self.packed.shape
+        return rows, words * 32 // self.bits
+
+    def decode(self, first: int, out: Floats, threads: int) -> None:
+        some = slice(first, first + len(out))
+        groups = self.packed[some], self.scales[some], self.biases[some]
+        out[:] = dequantize_groups(*groups, self.bits, self.group_size, threads=threads)
+
+    def multiply_few(self, x: Floats, out: Floats, threads: int) -> bool:
+        return False
+
+    def multiply_int8(self, x: Floats, out: Floats, threads: int) -> None:
+        rows, cols = self.shape
+        group = cols if self.group_size == WHOLE_ROW else self.group_size
+        scales = np.ascontiguousarray(float32_array(self.scales, "scales")).reshape(-1)
+        biases = np.ascontiguousarray(float32_array(self.biases, "biases")).reshape(-1)
+        words = np.ascontiguousarray(self.packed).reshape(-1)
+        weights = (words, scales, biases, rows, cols)
+        _machine.matmul_fast_groups(current_tier(), self.bits, group, x.reshape(-1), *weights, out.reshape(-1), threads)
 
 
 def multiply(x: Floats, weights: Weights, out: Floats, *, int8: bool, threads: int) -> None:
