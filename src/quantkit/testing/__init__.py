@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from quantkit.testing.families import make_activations as make_activations
     from quantkit.testing.families import make_importance as make_importance
     from quantkit.testing.families import make_weights as make_weights
+    from quantkit.testing.groups import assert_groups_within_bound as assert_groups_within_bound
+    from quantkit.testing.groups import group_error_bounds as group_error_bounds
     from quantkit.testing.metrics import measure as measure
     from quantkit.testing.properties import assert_blocks_stand_alone as assert_blocks_stand_alone
     from quantkit.testing.properties import assert_power_of_two_scaling as assert_power_of_two_scaling
@@ -47,6 +49,7 @@ _ROOMS = {
         "make_importance",
         "make_weights",
     ),
+    "groups": ("assert_groups_within_bound", "group_error_bounds"),
     "metrics": ("measure",),
     "properties": (
         "assert_blocks_stand_alone",

@@ -141,6 +141,23 @@ def assert_close_to(expected: Any, actual: Any, *, bound: npt.ArrayLike, block_s
         raise AssertionError(_complaint("further off than its bound", worst))
 
 
+def check_blocks(
+    name: str, x: Values, decoded: Values, bounds: Values, size: int, importance: Any | None, slack: float
+) -> None:
+    """sum w e^2 <= sum w b^2 for blocks of `size`; all of one shape. AssertionError names the worst."""
+    _same_shape(x, decoded, "weights and what was decoded")
+    w = _weights_of_blocks(x, importance, "plain", size)
+    allowed = (w * bounds.reshape(-1, size) ** 2).sum(-1) * slack + _UNSEEN * size
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = w * (decoded - x).reshape(-1, size) ** 2
+        bound = np.sqrt(allowed[:, None] / w)
+        total = found.sum(-1)
+        share = np.where(total == 0, 0.0, np.sqrt(total / allowed))
+    worst = _describe(x, decoded, found, bound, share)
+    if not worst.share <= 1:
+        raise AssertionError(_complaint(f"{name}: further off than its layout can explain", worst))
+
+
 def to_float64(values: Any, name: str = "values") -> Values:
     """float64 of any library's floats; uint16 is taken for bfloat16 bits, as quantize does."""
     array = widened(*real_array(values, name))
