@@ -63,6 +63,9 @@ def save_tensors(path: str | Path, tensors: Mapping[str, QuantizedTensor], field
         OutputError: writing failed.
     """
     path = Path(path)
+    for name, tensor in tensors.items():
+        if tensor.format not in FORMATS:
+            raise UsageError(f"{name} is in {tensor.format}, which GGUF does not have", hint="Save it by itself.")
     (plan,) = lay_out(fields, [(name, qt.shape, qt.format) for name, qt in tensors.items()], path=path)
     with atomic_file(path) as file:
         file.write(plan.header)

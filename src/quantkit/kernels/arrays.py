@@ -99,6 +99,18 @@ def byte_rows(value: Any, name: str = "packed", *, block_bytes: int = 1) -> npt.
     return array if array.strides[-1] == 1 else np.ascontiguousarray(array)
 
 
+def word_rows(value: Any, name: str = "packed") -> npt.NDArray[np.uint32]:
+    """Packed words of group formats: uint32 (..., words), in place if the words of a row are neighbours.
+
+    Raises:
+        UsageError: not uint32, or no dimension.
+    """
+    array, _ = _numpy(value, name)
+    if array.dtype != np.uint32 or array.ndim < 1:
+        raise UsageError(f"{name} must be uint32 (..., words), not {array.dtype} of shape {array.shape}")
+    return array if array.strides[-1] == 4 else np.ascontiguousarray(array)
+
+
 def number_array(value: Any, name: str = "array") -> npt.NDArray[Any]:
     """Real numbers of any dtype, as numpy; bfloat16 is widened to float32, and uint16 is whole numbers.
 

@@ -19,17 +19,29 @@ from quantkit.kernels.atomic_file import atomic_file, write_array
 from quantkit.kernels.tensor import QuantizedTensor
 
 _FORMAT = "quantkit.format"
+_FILE_NAMES = {"packed": "weight", "scales": "scales", "biases": "biases"}
 _ALIGNMENT = 64
 _MAX_HEADER_BYTES = 1 << 20  # a handful of tensors: anything longer is another file
-_DTYPES = {"U8": np.dtype("<u1")}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "U8": np.dtype("<u1"),
+    "U32": np.dtype("<u4"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 def save(tensor: QuantizedTensor, path: Path) -> None:
-    arrays = {"weight": tensor.packed}
+    arrays = {_FILE_NAMES[name]: part for name, part in tensor.parts().items()}
     header: dict[str, Any] = {"__metadata__": {_FORMAT: tensor.format}}
     at = 0
     for name, array in arrays.items():
-        header[name] = {"dtype": "U8", "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
+        header[name] = {
+            "dtype": _NAMES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [at, at + array.nbytes],
+        }
         at += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
@@ -43,13 +55,19 @@ def save(tensor: QuantizedTensor, path: Path) -> None:
 def load(path: Path) -> QuantizedTensor:
     header, start, n_bytes = _header(path)
     metadata = header.pop("__metadata__", None)
-    if not isinstance(metadata, dict) or _FORMAT not in metadata or set(header) != {"weight"}:
+    names = set(_FILE_NAMES.values())
+    if not isinstance(metadata, dict) or _FORMAT not in metadata or not {"weight"} <= set(header) <= names:
         raise CheckpointError(
             f"{path}: a safetensors file, but not of a quantized tensor",
             hint="QuantizedTensor.load reads what QuantizedTensor.save wrote; quantize these tensors first.",
         )
     try:
-        return QuantizedTensor(_array(path, "weight", header["weight"], start, n_bytes), metadata[_FORMAT])
+        parts = {
+            name: _array(path, stored, header[stored], start, n_bytes)
+            for name, stored in _FILE_NAMES.items()
+            if stored in header
+        }
+        return QuantizedTensor(format=metadata[_FORMAT], **parts)
     except QuantkitError as error:
         raise CheckpointError(f"{path}: {error.what}", hint=error.hint) from error
 
@@ -91,4 +109,5 @@ def _array(path: Path, name: str, entry: Any, start: int, n_bytes: int) -> npt.N
         )
     if not math.prod(shape):
         return np.empty(shape, dtype)
-    return np.memmap(path, dtype, "r", offset=start + begin, shape=shape)
+    array: npt.NDArray[Any] = np.memmap(path, dtype, "r", offset=start + begin, shape=shape)
+    return array
