@@ -408,7 +408,7 @@ FOREIGN: dict[str, tuple[bytes, str]] = {
     ),
     "foreign metadata": (safetensors.numpy.save({"weight": WEIGHTS}, {"format": "pt"}), "not of a quantized tensor"),
     "more": (safetensors.numpy.save({"other": WEIGHTS}, {"quantkit.format": "q8_0"}), "not of a quantized tensor"),
-    "another dtype": (safetensors.numpy.save({"weight": WEIGHTS}, {"quantkit.format": "q8_0"}), "no sound entry"),
+    "another dtype": (safetensors.numpy.save({"weight": WEIGHTS}, {"quantkit.format": "q8_0"}), "packed must be uint8"),
     "blocks": (
         safetensors.numpy.save({"weight": np.zeros((2, 33), np.uint8)}, {"quantkit.format": "q8_0"}),
         "whole 34-byte blocks",
