@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from turns import Handle, attach, detach
@@ -88,17 +88,11 @@ class Quantkit(Contender):
         }  # fmt: skip
 
     def load(self, format: str, packed: Handle, cols: int) -> None:
-        if not hasattr(self._kernels, "matmul"):
-            raise NotImplementedError("quantkit.kernels has no matmul")
         self._format, self._packed = format, attach(packed)
 
     def multiply(
         self, x: Handle, threads: int, *, mode: str = "fast", ids: Handle | None = None, repeats: int = 1
     ) -> np.ndarray:
-        from quantkit.kernels.matmul import Mode
-
-        if mode not in get_args(Mode):
-            raise NotImplementedError(f"no mode {mode}")
         inputs, format, matrices = attach(x), self._format, list(self._packed) * repeats
         if ids is None:
             matmul = self._kernels.matmul
@@ -123,19 +117,12 @@ class Quantkit(Contender):
 
     def encode_groups(self, weights: Handle, bits: int, group_size: int, threads: int) -> float:
         source, kernels = attach(weights), self._kernels
-        if not hasattr(kernels, "quantize_groups"):
-            raise NotImplementedError("quantkit.kernels has no quantize_groups")
         self._job = lambda: kernels.quantize_groups(source, bits, group_size, threads=threads)
         packed = kernels.quantize_groups(source, bits, group_size)
         return _error(kernels.dequantize_groups(*packed, bits, group_size), source)
 
     def load_groups(self, weights: Handle, bits: int, group_size: int) -> None:
-        from quantkit.errors import UsageError
-
-        try:
-            self._groups = self._kernels.QuantizedTensor.quantize(attach(weights), f"int{bits}_g{group_size}")
-        except UsageError as error:
-            raise NotImplementedError(str(error)) from error
+        self._groups = self._kernels.QuantizedTensor.quantize(attach(weights), f"int{bits}_g{group_size}")
 
     def multiply_groups(self, x: Handle, threads: int) -> np.ndarray:
         inputs, groups = attach(x), self._groups
