@@ -13,6 +13,7 @@ from quantkit.cli.failure import describe, reported
 
 CODES = {
     errors.UsageError: 2,
+    errors.MissingDependencyError: 2,
     errors.CheckpointError: 3,
     errors.NonFiniteError: 3,
     errors.UnsupportedModelError: 4,

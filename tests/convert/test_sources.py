@@ -13,6 +13,7 @@ from tests.llama4.checkpoints import SCOUT_ROPE_SCALING, build
 
 from quantkit import kernels
 from quantkit.convert import Tuning, convert
+from quantkit.convert.weighting import weighting
 
 SOURCES: dict[str, dict[str, Any]] = {
     "f16": {"dtype": "F16"},
@@ -49,7 +50,7 @@ def test_every_tensor(name: str, tuning: Tuning, tmp_path: Path) -> None:
             if format == "f32":
                 assert np.array_equal(tensor.data.reshape(values.shape), values), tensor_name
             else:
-                packed = kernels.quantize(np.ascontiguousarray(values), format)
+                packed = kernels.quantize(np.ascontiguousarray(values), format, weighting=weighting(format))
                 assert np.array_equal(tensor.data.reshape(-1).view(np.uint8), packed.reshape(-1)), tensor_name
     if name == "rope":
         factors = next(t for t in gguf.GGUFReader(tmp_path / "f32.gguf").tensors if t.name == "rope_freqs.weight").data

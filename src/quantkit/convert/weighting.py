@@ -13,11 +13,12 @@ def weighting(format: str) -> Weighting:
 
     Least squares shortens every block a little, by the same sign for every input, and over the layers of a model that
     adds up: without it the KLD on the trained checkpoints, on text on which nothing else was chosen, was up to 12 %
-    smaller and in no format larger (docs/benchmarks/kld.md). In q8_0 there is nothing left to undo. llama.cpp's
+    smaller and in no format larger (docs/benchmarks/kld.md). In q8_0 there is nothing left to undo; in q4_1 it gained
+    one per cent, and would have made the one encoder that is hardly faster than llama.cpp's slower. llama.cpp's
     weighting by magnitude was no better, but for q4_1 and q5_1 without importance: there it gained some per cent at
     four times the time.
     """
-    return "plain" if format in ("f32", "f16", "bf16", "q8_0") else "unbiased"
+    return "plain" if format in ("f32", "f16", "bf16", "q8_0", "q4_1") else "unbiased"
 
 
 def takes_importance(format: str) -> bool:

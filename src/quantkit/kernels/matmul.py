@@ -107,14 +107,8 @@ def matmul_experts(
     cols = n_bytes // found.block_bytes * found.block_size
     int8 = _is_int8(mode, found)
     count = thread_count(threads)
-    rows, vector = activations(x, cols)
-    if vector:
-        raise UsageError(f"activations must be (n, {cols}) for these weights, not of shape ({cols},)")
+    rows = routed(x, cols, scale)
     ids = index_array(expert_ids, "expert_ids", length=len(rows), limit=n_experts)
-    if scale is not None:
-        with np.errstate(over="ignore"):
-            rows = rows * float32_array(scale, "scale", shape=(len(rows),))[:, None]
-        check_finite(rows, "f32", "activations times scale")
     order, starts = _by_expert(ids, n_experts)
     out = np.empty((len(rows), n_rows), np.float32)
     together = int8 and rows.size and out.size and packed.flags.c_contiguous
@@ -185,6 +179,18 @@ def activations(x: Any, cols: int) -> tuple[Floats, bool]:
     rows = array if array.ndim == 2 else array[None]
     check_finite(rows, type, "activations")
     return np.ascontiguousarray(widened(rows, type)), array.ndim == 1
+
+
+def routed(x: Any, cols: int, scale: Any | None) -> Floats:
+    """Activations (n, cols) for experts, times the router's weight of each row if there is one."""
+    rows, vector = activations(x, cols)
+    if vector:
+        raise UsageError(f"activations must be (n, {cols}) for these weights, not of shape ({cols},)")
+    if scale is not None:
+        with np.errstate(over="ignore"):
+            rows = rows * float32_array(scale, "scale", shape=(len(rows),))[:, None]
+        check_finite(rows, "f32", "activations times scale")
+    return rows
 
 
 def _is_int8(mode: str, format: Format | None = None) -> bool:

@@ -17,9 +17,8 @@ from quantkit.kernels.arrays import Float, byte_rows, float_array, index_array, 
 from quantkit.kernels.deviation import Deviation, deviation
 from quantkit.kernels.formats import find_format
 from quantkit.kernels.group_format import GroupFormat, find_group_format
-from quantkit.kernels.group_product import multiply_groups, scaled
 from quantkit.kernels.groups import dequantize_groups, quantize_groups
-from quantkit.kernels.matmul import Mode, matmul, matmul_experts
+from quantkit.kernels.matmul import Mode, matmul, matmul_experts, matmul_groups, routed
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -194,7 +193,16 @@ class QuantizedTensor:
             raise UsageError(f"{self!r} is no matrix", hint="Take one expert, qt[i], or use qt.matmul_experts.")
         group = find_group_format(self.format)
         if group is not None and self.scales is not None and self.biases is not None:
-            return multiply_groups(x, (self.packed, self.scales, self.biases), group, mode=mode, threads=threads)
+            return matmul_groups(
+                x,
+                self.packed,
+                self.scales,
+                self.biases,
+                bits=group.bits,
+                group_size=group.group_size,
+                mode=mode,
+                threads=threads,
+            )
         return matmul(x, self.packed, self.format, mode=mode, threads=threads)
 
     def matmul_experts(
@@ -204,7 +212,7 @@ class QuantizedTensor:
         if self.ndim != 3:
             raise UsageError(f"{self!r} is not of experts", hint="For one matrix there is qt.matmul.")
         if self.scales is not None:
-            rows = scaled(x, scale)
+            rows = routed(x, self.shape[-1], scale)
             ids = index_array(expert_ids, "expert_ids", length=len(rows), limit=len(self))
             out = np.empty((len(rows), self.shape[1]), np.float32)
             for expert in np.unique(ids):
