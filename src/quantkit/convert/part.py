@@ -111,17 +111,3 @@ class Part:
             f"{self.part}: {what}: {needed:,} of its {self.n_bytes:,} bytes are still needed, {free:,} bytes are free",
             hint=f"Make room (or raise the limit) and {onward}",
         ) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and deletions in `folder` durable, where the system lets a folder be synced."""
-    try:
-        fd = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(fd)
-    except OSError:
-        pass
-    finally:
-        os.close(fd)

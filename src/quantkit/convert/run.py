@@ -9,7 +9,7 @@ from quantkit.convert.interrupts import Interrupts
 from quantkit.convert.journal import Journal, line_room, standing
 from quantkit.convert.ledger import Ledger
 from quantkit.convert.meter import Meter, peak_rss_bytes
-from quantkit.convert.part import Part, sync_folder
+from quantkit.convert.part import Part
 from quantkit.convert.plan import Plan
 from quantkit.convert.preflight import plan
 from quantkit.convert.progress import ConvertResult, OutputResult, Progress
@@ -20,6 +20,7 @@ from quantkit.convert.walk import Sink, Walk, slab_key
 from quantkit.convert.work import Work
 from quantkit.errors import NonFiniteError, UsageError
 from quantkit.kernels import encode_into
+from quantkit.kernels.atomic_file import sync_folder
 from quantkit.llama4 import Slab
 
 

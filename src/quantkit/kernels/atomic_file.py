@@ -33,7 +33,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise OutputError(
             f"{path}: writing failed: {error.strerror or error}", hint="See to the cause and write it again."
@@ -46,8 +46,8 @@ def write_array(file: BinaryIO, array: npt.NDArray[Any]) -> None:
         file.write(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the rename durable, where the system lets a folder be synced."""
+def sync_folder(folder: Path) -> None:
+    """Make renames and deletions in `folder` durable, where the system lets a folder be synced."""
     with contextlib.suppress(OSError):
         fd = os.open(folder, os.O_RDONLY)
         try:
