@@ -56,8 +56,8 @@ SELECTION = """\
 KLD with llama.cpp's magnitude weighting, and with unbiased scales, over KLD with plain weights: every matrix in the one
 format, on the half of the evaluation documents that the tables below do not use. Least squares makes decoded blocks
 shorter than the originals, by the share of the error: the one part of it that has the same sign everywhere. `unbiased`
-stretches the scales by as much. In two and three bits that takes 3 to 12 % off the KLD, from four bits on up to 5 %, and
-no format loses by more than the noise; so `convert/weighting.py` takes it for all but q8_0 and q4_1, whose
+stretches the scales by as much. In two and three bits that takes 3 to 12 % off the KLD, from four bits on up to 5 %,
+and no format loses by more than the noise; so `convert/weighting.py` takes it for all but q8_0 and q4_1, whose
 quick search has no time to spare.
 In q4_1 and q5_1 without importance magnitude is better still, but their plain search is four times as fast.
 """
