@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,6 +50,27 @@ class Reference:
                         seen[wanted] = args[0].reshape(-1, args[0].shape[-1]).double().numpy()
 
                     hooks.append(module.register_forward_pre_hook(note))
+        try:
+            self.logits(tokens)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return seen
+
+    def hidden_states(self, tokens: Sequence[int]) -> list[NDArray[np.float32]]:
+        """What each layer leaves, (n, hidden) a layer."""
+        seen: list[NDArray[np.float32]] = []
+
+        def note(module: object, args: object, output: torch.Tensor) -> None:
+            seen.append(output[0].numpy().copy())
+
+        # the vision tower's layers have names that begin otherwise
+        layers = [
+            module
+            for name, module in self._model.named_modules()
+            if re.fullmatch(r"(.*language_model\.)?model\.layers\.\d+", name)
+        ]
+        hooks = [layer.register_forward_hook(note) for layer in layers]
         try:
             self.logits(tokens)
         finally:

@@ -13,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.checkpoint import Checkpoint
-from quantkit.convert.fault import located
 from quantkit.convert.ledger import Ledger
 from quantkit.convert.part import Part
-from quantkit.convert.scale import Scales, read_scales, row_scales
 from quantkit.convert.tuning import Tuning
 from quantkit.errors import NonFiniteError
 from quantkit.kernels import encode_into, row_bytes
 from quantkit.kernels.codec import Scalar, Weighting
 from quantkit.llama4 import Slab, Target
+from quantkit.llama4.fault import located
+from quantkit.llama4.scale import Scales, read_scales, row_scales
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from quantkit.errors import NonFiniteError
-from quantkit.llama4 import Slab, Target
+from quantkit.llama4.model import Slab, Target
 
 
 def located(error: NonFiniteError, slab: Slab, target: Target, first: int) -> NonFiniteError:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from quantkit.checkpoint import Checkpoint
 from quantkit.errors import CheckpointError, NonFiniteError
-from quantkit.llama4 import Slab, Target
+from quantkit.llama4.model import Slab, Target
 
 Scales = npt.NDArray[np.float32]
 

@@ -1,0 +1,152 @@
+"""The second half of a layer: hidden states plus a dense unit, or the shared and the routed experts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from quantkit.llama4.forward.blocks import spans
+from quantkit.llama4.forward.feed_forward import GatedUnit
+from quantkit.llama4.forward.layer_weights import (
+    FeedForwardWeights,
+    read_attention,
+    read_expert,
+    router_name,
+    unit_names,
+)
+from quantkit.llama4.forward.observer import Ids, Routing
+from quantkit.llama4.forward.routing import choose, sigmoid
+from quantkit.llama4.forward.setting import Setting, Watch
+from quantkit.llama4.forward.states import Rows, States
+from quantkit.llama4.forward.weights import Floats
+
+
+class FeedForwardLayer:
+    """Adds to the hidden states, and begins to read the next layer's attention."""
+
+    def __init__(self, setting: Setting, layer: int, weights: FeedForwardWeights, states: States) -> None:
+        self._setting, self._layer, self._weights, self._states = setting, layer, weights, states
+        self._threads = setting.threads
+
+    def run(self) -> None:
+        if self._weights.router is None:
+            self._dense()
+            return
+        experts, scales = self._route(self._weights.router)
+        n_used = experts.shape[1]
+        order = np.argsort(experts.reshape(-1), kind="stable")
+        tokens, ids, scale = order // n_used, experts.reshape(-1)[order], scales.reshape(-1)[order]
+        if n_used == 1:
+            self._one_expert_each(tokens, ids, scale)
+        else:
+            self._several_experts_each(tokens, ids, scale)
+
+    def _dense(self) -> None:
+        self._setting.start(self._layer + 1, read_attention)
+        names = unit_names(self._layer, "")
+        for block in self._blocks(self._setting.n_tokens):
+            x, watch = self._normed(block), self._watch(np.arange(block.start, block.stop))
+            self._add(block, self._unit(self._weights.unit, x, names, watch))
+
+    def _route(self, router: Floats) -> tuple[Ids, Floats]:
+        """Experts and router weights (n, experts used) of all tokens."""
+        n, n_used = self._setting.n_tokens, self._setting.hp.n_experts_used
+        experts, scales = np.empty((n, n_used), np.int64), np.empty((n, n_used), np.float32)
+        for block in self._blocks(n):
+            logits = self._normed(block) @ router.T
+            chosen = choose(logits, n_used)
+            experts[block] = chosen
+            scales[block] = sigmoid(np.take_along_axis(logits, chosen, axis=1))
+            tokens = np.arange(block.start, block.stop)
+            self._setting.observer.routing(Routing(self._layer, tokens, logits, chosen, scales[block]))
+        return experts, scales
+
+    def _one_expert_each(self, tokens: Ids, ids: Ids, scale: Floats) -> None:
+        """Tokens by expert, each finished in one go: shared and routed together, so that states change in place."""
+        experts = _Experts(self._setting, self._layer, ids)
+        for block in self._blocks(len(tokens)):
+            rows = tokens[block]
+            x = self._normed(rows)
+            y = self._shared(x, rows)
+            for part, expert, unit in experts.runs(block):
+                here = slice(part.start - block.start, part.stop - block.start)
+                y[here] += self._routed(unit, expert, x[here], rows[here], scale[part])
+            self._add(rows, y)
+
+    def _several_experts_each(self, tokens: Ids, ids: Ids, scale: Floats) -> None:
+        """Routed outputs are added up beside the states, which the experts still to come read."""
+        experts = _Experts(self._setting, self._layer, ids)
+        total = self._setting.new_states()
+        for block in self._blocks(len(tokens)):
+            for part, expert, unit in experts.runs(block):
+                rows = tokens[part]
+                total.write(rows, total.read(rows) + self._routed(unit, expert, self._normed(rows), rows, scale[part]))
+        for block in self._blocks(self._setting.n_tokens):
+            y = self._shared(self._normed(block), np.arange(block.start, block.stop))
+            y += total.read(block)
+            self._add(block, y)
+        total.close()
+
+    def _shared(self, x: Floats, tokens: Ids) -> Floats:
+        names = [router_name(self._layer), *unit_names(self._layer, "_shexp")]
+        return self._unit(self._weights.unit, x, names, self._watch(tokens))
+
+    def _routed(self, unit: GatedUnit, expert: int, x: Floats, tokens: Ids, scale: Floats) -> Floats:
+        x = x * scale[:, None]  # before gate and up: silu makes it another number than after them
+        return self._unit(unit, x, unit_names(self._layer, "_exps"), self._watch(tokens, expert, scale))
+
+    def _unit(self, unit: GatedUnit, x: Floats, names: list[str], watch: Watch) -> Floats:
+        """`names`: of what multiplies x, and last of what multiplies the unit's inner values."""
+        watch(names[:-1], x)
+        return unit(x, self._threads, lambda inner: watch(names[-1:], inner))
+
+    def _normed(self, rows: Rows) -> Floats:
+        return self._setting.normed(self._states, self._weights.norm, rows)
+
+    def _add(self, rows: Rows, y: Floats) -> None:
+        self._states.write(rows, self._states.read(rows) + y)
+
+    def _blocks(self, n: int) -> list[slice]:
+        return spans(0, n, self._setting.blocks.tokens)
+
+    def _watch(self, tokens: Ids, expert: int | None = None, weights: Floats | None = None) -> Watch:
+        return Watch(self._setting.observer, self._layer, tokens, expert, weights)
+
+
+class _Experts:
+    """The experts of ascending `ids` one after the other; each is read once, while the one before it computes."""
+
+    def __init__(self, setting: Setting, layer: int, ids: Ids) -> None:
+        self._setting, self._layer, self._ids = setting, layer, ids
+        present = [int(expert) for expert in np.unique(ids)]
+        self._following = dict(zip(present, [*present[1:], None], strict=True))
+        self._current: tuple[int, GatedUnit] | None = None
+        self._start(present[0])
+
+    def runs(self, block: slice) -> Iterator[tuple[slice, int, GatedUnit]]:
+        """(places in `ids`, expert, its weights) within a block; blocks come in ascending order."""
+        start = block.start
+        while start < block.stop:
+            expert = int(self._ids[start])
+            stop = min(block.stop, int(np.searchsorted(self._ids, expert, side="right")))
+            yield slice(start, stop), expert, self._unit(expert)
+            start = stop
+
+    def _unit(self, expert: int) -> GatedUnit:
+        if self._current is None or self._current[0] != expert:
+            self._current = None  # before the next is taken, so that there are never three
+            unit = self._setting.prefetch.take(*self._reading(expert))
+            self._current = (expert, unit)
+            following = self._following[expert]
+            if following is None:
+                self._setting.start(self._layer + 1, read_attention)
+            else:
+                self._start(following)
+        return self._current[1]
+
+    def _start(self, expert: int) -> None:
+        self._setting.prefetch.start(*self._reading(expert))
+
+    def _reading(self, expert: int) -> tuple[object, Callable[[], GatedUnit]]:
+        return (self._layer, expert), lambda: read_expert(self._setting.weights, self._layer, expert)

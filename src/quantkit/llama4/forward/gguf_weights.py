@@ -1,0 +1,94 @@
+"""Weights out of a GGUF: the packed bytes as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from quantkit.checkpoint.reader import FileReader
+from quantkit.errors import CheckpointError, UsageError
+from quantkit.gguf import GgufFile, GgufTensor
+from quantkit.kernels import FORMATS, QuantizedTensor, row_bytes
+from quantkit.llama4.forward.weights import Floats, Matrix, refuse_unknown_functions
+from quantkit.llama4.gguf_hyperparameters import gguf_hyperparameters
+from quantkit.llama4.hyperparameters import Hyperparameters
+from quantkit.llama4.rope import rope_factors
+from quantkit.llama4.sources import text_sources
+
+ROPE = "rope_freqs.weight"
+
+
+class GgufWeights:
+    """See `Weights`. Read into memory, not mapped: what has been used does not count as the process's memory.
+
+    Args:
+        file: what `open_gguf` returned.
+        hp: instead of the file's keys and the runtime's constants.
+    """
+
+    def __init__(self, file: GgufFile, hp: Hyperparameters | None = None) -> None:
+        self.source = file.files[0]
+        self.hp = hp or gguf_hyperparameters(file)
+        refuse_unknown_functions(self.hp, self.source)
+        self._tensors = {tensor.name: tensor for tensor in file.tensors}
+        self._reader = FileReader()
+        for name, shape in text_shapes(self.hp).items():
+            self._check(name, shape)
+        if ROPE in self._tensors:
+            self._check(ROPE, (self.hp.head_dim // 2,))
+
+    def _check(self, name: str, shape: tuple[int, ...]) -> None:
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            raise CheckpointError(f"{self.source}: tensor {name} {list(shape)} is missing")
+        if tensor.shape != shape:
+            raise CheckpointError(f"{tensor.file}: {name} has shape {list(tensor.shape)}, and the keys make it {shape}")
+        if tensor.type not in FORMATS:
+            hint = f"Known: {', '.join(FORMATS)}."
+            raise UsageError(f"{tensor.file}: {name} is {tensor.type}, which quantkit does not decode", hint=hint)
+
+    def rope_divisors(self) -> Floats | None:
+        if ROPE in self._tensors:
+            return self.vector(ROPE)
+        scaling = self.hp.rope_scaling  # of constants that were given
+        return None if scaling is None else rope_factors(scaling, self.hp.rope_theta, self.hp.head_dim)
+
+    def vector(self, name: str) -> Floats:
+        values: Floats = self.rows(name, 0, 1).tensor.dequantize()[0]
+        return values
+
+    def matrices(self, names: Sequence[str], expert: int | None = None) -> list[Matrix]:
+        return [self._read(name, (expert or 0) * _n_rows(self._tensors[name])) for name in names]
+
+    def rows(self, name: str, first: int, count: int) -> Matrix:
+        return self._read(name, first, count)
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def _read(self, name: str, first: int, count: int | None = None) -> Matrix:
+        """`count` rows from the `first` on, those of all experts counted; an expert's, or all of a matrix, for None."""
+        tensor = self._tensors[name]
+        n_bytes = row_bytes(tensor.type, tensor.shape[-1])
+        packed = np.empty((_n_rows(tensor) if count is None else count, n_bytes), np.uint8)
+        try:
+            self._reader.read_into(tensor.file, packed.reshape(-1).data, tensor.offset_bytes + first * n_bytes)
+        except (OSError, EOFError) as error:
+            raise CheckpointError(f"{tensor.file}: {name} cannot be read: {error}") from error
+        return Matrix(f"{tensor.file}: {name}", QuantizedTensor(packed, tensor.type))
+
+
+def _n_rows(tensor: GgufTensor) -> int:
+    """Of a matrix, or of one expert."""
+    return tensor.shape[-2] if len(tensor.shape) > 1 else 1
+
+
+def text_shapes(hp: Hyperparameters) -> dict[str, tuple[int, ...]]:
+    """Shapes in numpy order of all tensors that a text model has, by GGUF name."""
+    found: dict[str, tuple[int, ...]] = {}
+    for source in text_sources(hp):
+        for part in source.parts:
+            shape = source.shape
+            found[part.tensor] = (shape[0], part.n_rows, shape[1]) if len(shape) == 3 else shape
+    return found

@@ -1,0 +1,67 @@
+"""What can be watched while a stream computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.llama4.forward.states import States
+from quantkit.llama4.forward.weights import Floats
+
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What some tokens bring to one or several matrices.
+
+    Args:
+        layer: counted from 0.
+        tensors: GGUF names of the matrices that are multiplied with `x`.
+        x: float32 (n, columns of the matrices), valid and not to be changed during the call.
+        tokens: (n,), numbers of the tokens: sequence * context + position. Each token comes once to each matrix, and
+            once to each of its experts.
+        expert: of `ffn_*_exps`; None for matrices that all tokens see.
+        weights: float32 (n,), the router's for this expert; the inputs of gate and up are already multiplied with it.
+    """
+
+    layer: int
+    tensors: tuple[str, ...]
+    x: Floats
+    tokens: Ids
+    expert: int | None = None
+    weights: Floats | None = None
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Where the router sends some tokens.
+
+    Args:
+        layer: counted from 0.
+        tokens: (n,).
+        logits: float32 (n, experts).
+        experts: (n, experts used), largest logit first.
+        weights: float32 (n, experts used), sigmoids of their logits.
+    """
+
+    layer: int
+    tokens: Ids
+    logits: Floats
+    experts: Ids
+    weights: Floats
+
+
+class Observer:
+    """Does nothing; a subclass overrides what it wants to see. Called from the computing thread, in a fixed order."""
+
+    def inputs(self, seen: Inputs) -> None:
+        """Before each product."""
+
+    def routing(self, seen: Routing) -> None:
+        """Once for each token of a layer with experts, before any expert."""
+
+    def layer(self, layer: int, states: States) -> None:
+        """After each layer, with the hidden states that it leaves."""

@@ -1,0 +1,83 @@
+"""What every layer of a stream shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from quantkit.llama4.forward.blocks import Blocks
+from quantkit.llama4.forward.norm import rms_norm
+from quantkit.llama4.forward.observer import Ids, Inputs, Observer
+from quantkit.llama4.forward.prefetch import Prefetch
+from quantkit.llama4.forward.states import Rows, States
+from quantkit.llama4.forward.weights import Floats, Weights
+from quantkit.llama4.hyperparameters import Hyperparameters
+
+T = TypeVar("T")
+Reader = Callable[[Weights, int], T]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The model, the tokens' arrangement, and how to compute.
+
+    Args:
+        n_sequences, context: of the tokens; token t is at position t % context of sequence t // context.
+        frequency: RoPE's, float32 (head_dim / 2,).
+        new_states: makes another array of the size of the hidden states, zeros.
+        threads: of products, decoding and BLAS.
+    """
+
+    weights: Weights
+    n_sequences: int
+    context: int
+    frequency: Floats
+    observer: Observer
+    prefetch: Prefetch
+    blocks: Blocks
+    new_states: Callable[[], States]
+    threads: int
+
+    @property
+    def hp(self) -> Hyperparameters:
+        return self.weights.hp
+
+    @property
+    def n_tokens(self) -> int:
+        return self.n_sequences * self.context
+
+    def start(self, layer: int, read: Reader[object]) -> None:
+        """Begin to read what `take` will ask for; nothing for a layer after the last."""
+        if layer < self.hp.n_layers:
+            self.prefetch.start((layer, read.__name__), lambda: read(self.weights, layer))
+
+    def take(self, layer: int, read: Reader[T]) -> T:
+        """What `read` reads of a layer, begun before or not."""
+        return self.prefetch.take((layer, read.__name__), lambda: read(self.weights, layer))
+
+    def normed(self, states: States, norm: Floats, rows: Rows) -> Floats:
+        return rms_norm(states.read(rows), norm, self.hp.rms_norm_eps)
+
+    def positions(self, block: slice) -> Iterator[tuple[slice, int]]:
+        """The parts of a block of tokens that lie in one sequence each, counted from the block's first token, and the
+        position of their first token."""
+        row = block.start
+        while row < block.stop:
+            stop = min(block.stop, (row // self.context + 1) * self.context)
+            yield slice(row - block.start, stop - block.start), row % self.context
+            row = stop
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Tells the observer what some tokens of a layer bring to its matrices."""
+
+    observer: Observer
+    layer: int
+    tokens: Ids
+    expert: int | None = None
+    weights: Floats | None = None
+
+    def __call__(self, names: list[str], x: Floats) -> None:
+        self.observer.inputs(Inputs(self.layer, tuple(names), x, self.tokens, self.expert, self.weights))

@@ -1,0 +1,118 @@
+"""The hidden states of all tokens, in memory or in a file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.errors import OutputError
+from quantkit.llama4.forward.weights import Floats
+
+Rows = slice | npt.NDArray[np.int64]
+
+
+class States(Protocol):
+    """float32 (n, cols), read and written by rows: a slice, or ascending numbers."""
+
+    shape: tuple[int, int]
+
+    def read(self, rows: Rows) -> Floats:
+        """A copy of the rows."""
+
+    def write(self, rows: Rows, values: Floats) -> None:
+        """Put rows in place."""
+
+    def close(self) -> None:
+        """Let go of memory or file."""
+
+
+class MemoryStates:
+    def __init__(self, n: int, cols: int) -> None:
+        self.shape = (n, cols)
+        self._array = np.zeros((n, cols), np.float32)
+
+    def read(self, rows: Rows) -> Floats:
+        return self._array[rows].copy() if isinstance(rows, slice) else self._array[rows]
+
+    def write(self, rows: Rows, values: Floats) -> None:
+        self._array[rows] = values
+
+    def close(self) -> None:
+        self._array = np.empty((0, self.shape[1]), np.float32)
+
+
+class FileStates:
+    """In an unnamed file, by reads and writes: pages of a mapped one would count as the process's memory.
+
+    Args:
+        folder: where the file lies; None for the system's folder of temporary files.
+
+    Raises:
+        OutputError: the folder or its disk has no room.
+    """
+
+    def __init__(self, n: int, cols: int, folder: Path | None = None) -> None:
+        self.shape = (n, cols)
+        self._row_bytes = 4 * cols
+        self._folder = folder or Path(tempfile.gettempdir())
+        try:
+            self._file = tempfile.TemporaryFile(prefix="quantkit-", dir=folder, buffering=0)  # noqa: SIM115
+            self._file.truncate(n * self._row_bytes)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def read(self, rows: Rows) -> Floats:
+        found = np.empty((self._count(rows), self.shape[1]), np.float32)
+        for first, place, count in self._runs(rows):
+            view = found[place : place + count].data.cast("B")
+            self._file.seek(first * self._row_bytes)
+            while view:
+                n_read = self._file.readinto(view)
+                if not n_read:
+                    raise OutputError(f"{self._folder}: the file of hidden states became shorter")
+                view = view[n_read:]
+        return found
+
+    def write(self, rows: Rows, values: Floats) -> None:
+        values = np.ascontiguousarray(values, np.float32)
+        for first, place, count in self._runs(rows):
+            view = values[place : place + count].data.cast("B")
+            try:
+                self._file.seek(first * self._row_bytes)
+                while view:
+                    view = view[self._file.write(view) or 0 :]
+            except OSError as error:
+                raise self._failed(error) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _failed(self, error: OSError) -> OutputError:
+        n_bytes = self.shape[0] * self._row_bytes
+        return OutputError(
+            f"{self._folder}: hidden states of {n_bytes:,} bytes cannot be written: {os.strerror(error.errno or 0)}",
+            hint="Name a folder on a disk with room, or allow more memory.",
+        )
+
+    def _count(self, rows: Rows) -> int:
+        return len(range(*rows.indices(self.shape[0]))) if isinstance(rows, slice) else len(rows)
+
+    def _runs(self, rows: Rows) -> Iterator[tuple[int, int, int]]:
+        """(first row, its place among `rows`, how many follow each other)."""
+        if isinstance(rows, slice):
+            first, stop, _ = rows.indices(self.shape[0])
+            if stop > first:
+                yield first, 0, stop - first
+            return
+        borders = np.flatnonzero(np.diff(rows) != 1) + 1
+        places = [0, *borders.tolist(), len(rows)]
+        for place, end in pairwise(places):
+            if end > place:
+                yield int(rows[place]), place, end - place
