@@ -14,6 +14,7 @@ from quantkit import kernels
 from quantkit.convert import convert, plan
 from quantkit.convert.weighting import weighting
 from quantkit.errors import CheckpointError, PlanRefusedError
+from quantkit.gguf import shrink
 
 Entries = dict[str, tuple[np.ndarray, np.ndarray]]
 NOT_COLLECTED = ("token_embd.weight", "output.weight")
@@ -51,9 +52,11 @@ def test_each_expert_is_encoded_with_its_own_columns(tiny: Path, tmp_path: Path,
                 n_calls = np.float32(-(-counts.max() // 512))
                 rounded = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32) * n_calls
                 means = rounded.astype(np.float64) / n_calls
+                means[counts == 0] = means[counts > 0].mean(axis=0) if (counts > 0).any() else 1
+            elif counts.size > 1:
+                means = shrink(sums.astype(np.float32), counts).means
             else:
-                means = sums.astype(np.float32).astype(np.float64) / np.maximum(counts, 1)[:, None]
-            means[counts == 0] = means[counts > 0].mean(axis=0) if (counts > 0).any() else 1
+                means = sums.astype(np.float32).astype(np.float64) / counts[:, None]
             importance = means.astype(np.float32).reshape(*values.shape[:-2], -1)
             weighted += 1
         packed = kernels.quantize(

@@ -1,4 +1,4 @@
-"""Both formats give the same importances, and nothing malformed is believed."""
+"""Reading both formats: the same importances, and nothing malformed is believed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.gguf.imatrix_file import write_imatrix_dat, write_imatrix_gguf
 
 from quantkit.errors import CheckpointError
-from quantkit.gguf import read_imatrix
+from quantkit.gguf import read_imatrix, shrink
 
 EXPERTS = "blk.0.ffn_down_exps.weight"
 MATRIX = "blk.0.attn_q.weight"
@@ -25,23 +25,49 @@ def statistics() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 @pytest.mark.parametrize("write", [write_imatrix_gguf, write_imatrix_dat])
-def test_importance_is_the_mean_square_by_expert(tmp_path: Path, write: object) -> None:
+def test_the_importance_of_a_matrix_is_its_mean_square(tmp_path: Path, write: object) -> None:
     entries = statistics()
     imatrix = read_imatrix(write(tmp_path / "stats", entries))  # type: ignore[operator]
     assert set(imatrix.entries) == {EXPERTS, MATRIX}
-
-    sums, counts = entries[EXPERTS]
-    means = sums / np.where(counts > 0, counts, 1)[:, None]
-    means[1] = means[[0, 2, 3]].mean(axis=0)  # the expert that saw nothing: the mean over the others
-    found = imatrix.importance(EXPERTS, 4, 6)
-    assert found is not None
-    assert (found.dtype, found.shape) == (np.float32, (4, 6))
-    np.testing.assert_allclose(found, means, rtol=1e-6)
-
     found = imatrix.importance(MATRIX, 1, 8)
     assert found is not None
     np.testing.assert_allclose(found, entries[MATRIX][0] / 1515, rtol=1e-6)
     assert imatrix.importance("blk.1.attn_q.weight", 1, 8) is None
+
+
+def test_experts_are_shrunk_by_their_counts(tmp_path: Path) -> None:
+    entries = statistics()
+    sums, counts = entries[EXPERTS]
+    found = read_imatrix(write_imatrix_gguf(tmp_path / "stats", entries)).importance(EXPERTS, 4, 6)
+    assert found is not None
+    assert (found.dtype, found.shape) == (np.float32, (4, 6))
+    expected = shrink(sums.astype(np.float32), counts)
+    np.testing.assert_allclose(found, expected.means, rtol=1e-6)
+    np.testing.assert_allclose(found[1], expected.pooled, rtol=1e-6)  # which saw nothing
+    distances = np.abs(found - sums / np.maximum(counts, 1)[:, None]).max(axis=1)
+    assert distances[2] > 10 * distances[[0, 3]].max()  # three tokens, against hundreds
+
+
+def test_a_dat_file_has_no_counts_to_shrink_by(tmp_path: Path) -> None:
+    entries = statistics()
+    found = read_imatrix(write_imatrix_dat(tmp_path / "stats", entries)).importance(EXPERTS, 4, 6)
+    sums, counts = entries[EXPERTS]
+    means = sums / np.where(counts > 0, counts, 1)[:, None]
+    means[1] = means[[0, 2, 3]].mean(axis=0)  # the expert that saw nothing: the mean over the others
+    assert found is not None
+    np.testing.assert_allclose(found, means, rtol=1e-6)
+
+
+def test_many_tokens_for_every_expert_leave_the_importance_as_it_is(tmp_path: Path) -> None:
+    """As far as experts differ at all: here by a third, with 100,000 tokens each."""
+    rng = np.random.default_rng(8)
+    counts = rng.integers(80_000, 120_000, 16).astype(np.float64)
+    means = rng.lognormal(0, 2, 256) * rng.gamma(9, 1 / 9, (16, 256))
+    imatrix = read_imatrix(write_imatrix_gguf(tmp_path / "a.gguf", {EXPERTS: (means * counts[:, None], counts)}))
+    found = imatrix.importance(EXPERTS, 16, 256)
+    assert found is not None
+    assert np.abs(found / means - 1).max() < 0.005
+    assert np.abs(found / means - 1).mean() < 0.0005
 
 
 def test_what_a_file_says_about_itself(tmp_path: Path) -> None:
@@ -53,10 +79,10 @@ def test_what_a_file_says_about_itself(tmp_path: Path) -> None:
     assert (bare.datasets, bare.chunk_count) == ((), 0)
 
 
-def test_sums_and_counts_are_float64_and_exact(tmp_path: Path) -> None:
+def test_sums_and_counts_are_exact(tmp_path: Path) -> None:
     entries = statistics()
     entry = read_imatrix(write_imatrix_gguf(tmp_path / "a.gguf", entries)).entries[EXPERTS]
-    assert (entry.sums.dtype, entry.counts.dtype) == (np.float64, np.float64)
+    assert (entry.sums.dtype, entry.counts.dtype) == (np.float32, np.float64)  # sums as the file has them
     assert np.array_equal(entry.sums, entries[EXPERTS][0].astype(np.float32))
     assert entry.counts.tolist() == [1000, 0, 3, 512]
 

@@ -7,9 +7,10 @@ input by its router weight) is the runtime's word and not ours.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -138,3 +139,69 @@ def importance(entries: Mapping[str, Entry]) -> dict[str, NDArray[np.float32]]:
         means = entry.sums.astype(np.float32) / np.maximum(entry.counts, 1)[:, None].astype(np.float32)
         result[name] = np.where(seen[:, None], means, np.float32(1)).astype(np.float32)
     return result
+
+
+class _InitParams(ctypes.Structure):
+    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.POINTER(ctypes.c_void_p)))
+
+
+def _function(name: str, result: type | None, *arguments: type) -> Callable[..., Any]:
+    found = getattr(_ggml.libggml, name)
+    found.restype, found.argtypes = result, list(arguments)
+    return found  # type: ignore[no-any-return]
+
+
+_pointer, _text, _index = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64
+_open = _function("gguf_init_from_file", _pointer, _text, _InitParams)
+_close = _function("gguf_free", None, _pointer)
+_free = _function("ggml_free", None, _pointer)
+_n_tensors = _function("gguf_get_n_tensors", _index, _pointer)
+_tensor_name = _function("gguf_get_tensor_name", _text, _pointer, _index)
+_tensor = _function("ggml_get_tensor", _pointer, _pointer, _text)
+_find_key = _function("gguf_find_key", _index, _pointer, _text)
+_u32 = _function("gguf_get_val_u32", ctypes.c_uint32, _pointer, _index)
+_array_length = _function("gguf_get_arr_n", ctypes.c_size_t, _pointer, _index)
+_array_text = _function("gguf_get_arr_str", _text, _pointer, _index, ctypes.c_size_t)
+
+
+@dataclass
+class Loaded:
+    """What llama-quantize takes from a file."""
+
+    entries: dict[str, Entry]
+    datasets: list[str]
+    n_chunks: int
+    chunk_size: int
+
+
+def load(path: Path) -> Loaded:
+    """Read an imatrix as llama-quantize does, by ggml's own reader of GGUF: tensors by suffix, others not at all."""
+    context = _pointer()
+    file = _open(str(path).encode(), _InitParams(False, ctypes.pointer(context)))
+    assert file, f"ggml cannot read {path}"
+    try:
+        at = [_find_key(file, key) for key in (b"imatrix.datasets", b"imatrix.chunk_count", b"imatrix.chunk_size")]
+        assert min(at) >= 0, "missing imatrix metadata"
+        found: dict[str, dict[str, NDArray[np.float32]]] = {}
+        for i in range(_n_tensors(file)):
+            full = _tensor_name(file, i)
+            for suffix in (".in_sum2", ".counts"):
+                if full.decode().endswith(suffix):
+                    tensor = _at(_tensor(context, full))
+                    assert tensor.type == 0, "sums and counts must be F32"
+                    rows = _rows(tensor, np.float32).astype(np.float32)
+                    found.setdefault(full.decode().removesuffix(suffix), {})[suffix] = rows
+        assert found, "no data"
+        assert all(len(pair) == 2 for pair in found.values()), "mismatched sums and counts"
+        return Loaded(
+            {
+                name: Entry(pair[".in_sum2"].astype(np.float64), np.rint(pair[".counts"]).ravel().astype(np.int64))
+                for name, pair in found.items()
+            },
+            [_array_text(file, at[0], i).decode() for i in range(_array_length(file, at[0]))],
+            _u32(file, at[1]),
+            _u32(file, at[2]),
+        )
+    finally:
+        _close(file)
+        _free(context)

@@ -1,41 +1,56 @@
-"""Importance matrices: per input column, the sum of squared activations, and over how many tokens."""
+"""Importance matrices: per input column of a weight, the sum of squared activations, and over how many tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantkit.errors import CheckpointError
-from quantkit.gguf.field import Field
-from quantkit.gguf.header import GgufTensor, read_header
-from quantkit.gguf.legacy_imatrix import read_legacy
+from quantkit.errors import CheckpointError, UsageError
+from quantkit.gguf.shrinkage import Shrunk, shrink
 
 Float32: TypeAlias = NDArray[np.float32]
 Float64: TypeAlias = NDArray[np.float64]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ImatrixEntry:
-    """Statistics of one weight.
+    """Raw statistics of one weight's inputs, as the product sees them (Llama 4: router weight times hidden state).
 
     Args:
-        values: float32 (experts, cols), sums of squares as stored; (1, experts * cols) where experts are as one.
-        counts: float64 (experts,), tokens seen by each; a single number where the file has no counts by expert.
+        sums: (experts, cols), Σx²; float32 as a file holds them, float64 where they are added up. (1, experts * cols)
+            where a file has no counts by expert. A matrix is one expert.
+        counts: float64 (experts,), tokens seen by each.
+        inputs: (experts, cols), Σx, or None.
+        router_sums: float64 (experts,), Σw of the router weights of those tokens, or None.
+        router_squares: float64 (experts,), Σw², or None.
     """
 
-    values: Float32
+    sums: NDArray[Any]
     counts: Float64
+    inputs: NDArray[Any] | None = None
+    router_sums: Float64 | None = None
+    router_squares: Float64 | None = None
 
     @property
-    def sums(self) -> Float64:
-        """float64, of `values`' shape."""
-        return self.values.astype(np.float64)
+    def effective_counts(self) -> Float64:
+        """float64 (experts,): Kish's effective sample size (Σw)²/Σw² under the router weights; counts without them.
+
+        L. Kish, *Survey Sampling*, 1965: so many tokens of equal weight would tell as much.
+        """
+        if self.router_sums is None or self.router_squares is None:
+            return self.counts
+        squares = np.where(self.router_squares > 0, self.router_squares, 1.0)
+        return np.minimum(self.router_sums**2 / squares, self.counts)
+
+    @property
+    def saw_any(self) -> bool:
+        """Whether an expert saw a token."""
+        return bool((self.effective_counts > 0).any())
 
 
 @dataclass(frozen=True)
@@ -43,25 +58,29 @@ class Imatrix:
     """All entries of a file, and what it says about itself.
 
     Args:
-        path: the file.
         entries: by weight name ("blk.0.ffn_down_exps.weight").
         datasets: names of the calibration texts.
         chunk_count, chunk_size: chunks read, and tokens in each (0 in a legacy file).
-        legacy: whether this is a .dat file, which has no counts by expert.
+        legacy: whether it came from a .dat file, which has means, ones for what was not seen, and no counts by expert.
+        shrunk: whether `sums` and `counts` are estimates (`shrunk()`), and not what was seen.
+        path: the file; None for one that is not from a file.
     """
 
-    path: Path
     entries: Mapping[str, ImatrixEntry]
     datasets: tuple[str, ...]
     chunk_count: int
     chunk_size: int
-    legacy: bool
+    legacy: bool = False
+    shrunk: bool = False
+    path: Path | None = field(default=None, compare=False)
 
     def importance(self, name: str, n_experts: int, cols: int) -> Float32 | None:
         """Mean square of each input column of the weight `name`, by expert.
 
-        An expert that saw no token takes the mean over the others: what is known about a layer's inputs is a better
-        guess than the ones that llama-quantize puts there.
+        Experts with little data are shrunk toward the layer's pooled statistics (`quantkit.gguf.shrinkage`), and one
+        that saw no token takes these, where llama-quantize puts ones. Without counts by expert (a .dat file, or what
+        llama-imatrix makes of one) there is nothing to shrink by: means are as they are, and the mean over the others
+        stands for an expert that saw nothing.
 
         Args:
             n_experts: 1 for a matrix.
@@ -76,101 +95,54 @@ class Imatrix:
         entry = self.entries.get(name)
         if entry is None:
             return None
-        if entry.values.size != n_experts * cols or len(entry.counts) not in (1, n_experts):
+        if entry.sums.size != n_experts * cols or len(entry.counts) not in (1, n_experts):
             raise CheckpointError(
-                f"{self.path}: {name} has {entry.values.size} values for {len(entry.counts)} experts, "
+                f"{self.path or 'the imatrix'}: {name} has {entry.sums.size} values for {len(entry.counts)} experts, "
                 f"and the weight has {n_experts * cols} input columns for {n_experts}",
                 hint="Is this imatrix of another model?",
             )
-        sums = entry.sums.reshape(n_experts, cols)
-        counts = np.broadcast_to(entry.counts, (n_experts,))
-        seen = counts > 0
+        if not entry.saw_any:
+            return None
+        if len(entry.counts) > 1 and not self.shrunk:
+            return _shrunk(entry).means.astype(np.float32)
+        sums = entry.sums.reshape(n_experts, cols).astype(np.float64)
+        means: Float64 = sums / np.broadcast_to(entry.counts, (n_experts,))[:, None]
         if self.legacy and n_experts > 1:
             # The old format has no counts by expert, and stores means of exactly 1 for those that saw nothing.
-            seen = seen & (sums != counts[:, None]).any(axis=1)
-        if not seen.any():
-            return None
-        means = np.divide(sums, counts[:, None], out=np.zeros_like(sums), where=seen[:, None])
-        means[~seen] = means[seen].mean(axis=0)
+            seen = (means != 1).any(axis=1)
+            if not seen.any():
+                return None
+            means[~seen] = means[seen].mean(axis=0)
         return means.astype(np.float32)
 
+    def as_shrunk(self) -> Imatrix:
+        """What `importance` gives, as an imatrix that llama-quantize reads as it is: no expert without a count.
 
-def read_imatrix(path: str | Path) -> Imatrix:
-    """Read an importance matrix: GGUF, or the older .dat.
+        The count of an expert becomes that of its tokens and of those that the pooled statistics stand for, at least 1;
+        entries that saw no token at all are left out (llama-quantize quantizes without importance what it misses).
 
-    Raises:
-        CheckpointError: the file is missing, cut off or malformed, or holds a value that no sum of squares can be
-            (NaN, infinite, negative); named with the entry or the byte offset.
-    """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-        if magic == b"GGUF":
-            return _read_gguf(path)
-        entries, datasets, chunk_count = read_legacy(path)
-    except OSError as error:
-        raise CheckpointError(f"cannot read the imatrix {path}: {error.strerror or error}") from None
-    checked = {name: _checked(path, name, values, [n_calls]) for name, (values, n_calls) in entries.items()}
-    return Imatrix(path, checked, datasets, chunk_count, 0, legacy=True)
-
-
-def _read_gguf(path: Path) -> Imatrix:
-    header = read_header(path)
-    kind = header.fields.get("general.type")
-    if kind is not None and kind.value != "imatrix":
-        raise CheckpointError(f"{path} is a GGUF of type {kind.value!r}, not an imatrix")
-    datasets = _value(path, header.fields, "imatrix.datasets", list)
-    chunk_count = _value(path, header.fields, "imatrix.chunk_count", int)
-    chunk_size = _value(path, header.fields, "imatrix.chunk_size", int)
-    sums: dict[str, GgufTensor] = {}
-    counts: dict[str, GgufTensor] = {}
-    for tensor in header.tensors:  # other suffixes are statistics that no encoder reads
-        for suffix, found in ((".in_sum2", sums), (".counts", counts)):
-            if tensor.name.endswith(suffix):
-                found[tensor.name.removesuffix(suffix)] = tensor
-    if not sums:
-        raise CheckpointError(f"{path}: the imatrix has no entries")
-    for name in sums.keys() ^ counts.keys():
-        raise CheckpointError(f"{path}: {name} has {'no counts' if name in sums else 'counts without sums'}")
-    entries = {}
-    with path.open("rb") as file:
-        for name, tensor in sums.items():
-            values, count = _floats(path, file, tensor), _floats(path, file, counts[name])
-            rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
-            if len(tensor.shape) > 2 or count.size not in (1, rows):
-                raise CheckpointError(f"{path}: {name} has sums of shape {list(tensor.shape)} and {count.size} counts")
-            entries[name] = _checked(path, name, values.reshape(rows, -1), count)
-    return Imatrix(path, entries, tuple(datasets), chunk_count, chunk_size, legacy=False)
-
-
-def _floats(path: Path, file: BinaryIO, tensor: GgufTensor) -> Float32:
-    if tensor.type != "f32":
-        raise CheckpointError(f"{path}: {tensor.name} is {tensor.type}, and an imatrix holds f32")
-    file.seek(tensor.offset_bytes)
-    values = np.frombuffer(file.read(tensor.n_bytes), "<f4")
-    if values.nbytes != tensor.n_bytes:
-        raise CheckpointError(f"{path}: the file became shorter while {tensor.name} was read")
-    return values
-
-
-def _checked(path: Path, name: str, values: Float32, counts: Sequence[float] | Float32) -> ImatrixEntry:
-    for what, numbers in (("sums", values), ("counts", np.asarray(counts, np.float64))):
-        wrong = ~(np.isfinite(numbers) & (numbers >= 0))
-        if wrong.any():
-            at = int(np.flatnonzero(wrong)[0])
-            raise CheckpointError(
-                f"{path}: {name} holds {numbers.ravel()[at]} at index {at} of its {what}",
-                hint="Such an imatrix comes from a run that overflowed; collect it again.",
+        Raises:
+            UsageError: it is marked as shrunk already, or has no counts by expert.
+        """
+        if self.shrunk or self.legacy:
+            raise UsageError(
+                f"{self.path or 'the imatrix'} is "
+                + ("shrunk already" if self.shrunk else "a .dat file, which has no counts by expert to shrink by"),
+                hint="Take the raw statistics, a GGUF of llama-imatrix or of quantkit.",
             )
-    return ImatrixEntry(values, np.rint(np.asarray(counts, np.float64)).ravel())
+        entries = {}
+        for name, entry in self.entries.items():
+            if not entry.saw_any:
+                continue
+            if len(entry.counts) == 1:
+                entries[name] = ImatrixEntry(entry.sums.astype(np.float64), entry.counts)
+                continue
+            estimate = _shrunk(entry)
+            prior = min(estimate.prior_tokens, float(entry.counts.sum()))
+            counts = np.maximum(np.rint(entry.counts + prior), 1.0)
+            entries[name] = ImatrixEntry(estimate.means * counts[:, None], counts)
+        return replace(self, entries=entries, shrunk=True)
 
 
-def _value(path: Path, fields: Mapping[str, Field], key: str, kind: type[T]) -> T:
-    field = fields.get(key)
-    if field is None or not isinstance(field.value, kind):
-        raise CheckpointError(
-            f"{path}: the imatrix has no {key}" if field is None else f"{path}: {key} is {field.value!r}",
-            hint="llama-quantize refuses such a file too; collect it again with a current llama-imatrix.",
-        )
-    return field.value
+def _shrunk(entry: ImatrixEntry) -> Shrunk:
+    return shrink(entry.sums, entry.counts, entry.effective_counts)

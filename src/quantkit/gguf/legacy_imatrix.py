@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantkit.errors import CheckpointError
+from quantkit.errors import CheckpointError, UsageError
 
 Entries = dict[str, tuple[NDArray[np.float32], int]]
 
@@ -26,6 +27,35 @@ def read_legacy(path: Path) -> tuple[Entries, tuple[str, ...], int]:
     """
     with path.open("rb") as file:
         return _Parser(path, file, path.stat().st_size).read()
+
+
+def legacy_bytes(
+    entries: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], *, dataset: str, chunk_count: int, chunk_size: int
+) -> bytes:
+    """A .dat file with the means of {name: (sums (experts, cols), counts (experts,) or (1,))}, times calls.
+
+    An expert that saw nothing gets ones, as the format has it; an entry that saw nothing is left out.
+
+    Raises:
+        UsageError: nothing is left, or there is no chunk size to count calls in.
+    """
+    if chunk_size < 1:
+        raise UsageError("without a chunk size no .dat file can be written, since it counts in chunks")
+    parts = []
+    for name, (sums, counts) in entries.items():
+        if not (counts > 0).any():
+            continue
+        n_calls = -(-int(counts.max()) // chunk_size)  # upwards, so that it is not 0
+        seen = np.broadcast_to(counts > 0, len(sums))
+        means = np.ones(sums.shape, np.float32)
+        means[seen] = (sums / np.where(counts > 0, counts, 1)[:, None])[seen]
+        coded = name.encode()
+        parts.append(struct.pack("<i", len(coded)) + coded + struct.pack("<ii", n_calls, means.size))
+        parts.append((means * np.float32(n_calls)).astype("<f4").tobytes())
+    if not parts:
+        raise UsageError("no entry saw a token, and a .dat file has no place for such")
+    coded = dataset.encode()
+    return b"".join([struct.pack("<i", len(parts) // 2), *parts, struct.pack("<ii", chunk_count, len(coded)), coded])
 
 
 class _Parser:
