@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from quantkit.convert import Progress
 
 NAME_WIDTH = 44  # of a tensor beside the bar: its end says more than its beginning
+_HEAT = ("bold white on red", "bold red", "yellow", "green", "bold green")  # of a heat map's digits, from 0
 PIPE_WIDTH = 200  # where there is no terminal nothing is wrapped below this width, so that lines can be grepped
 
 
@@ -60,6 +61,28 @@ def facts(rows: Sequence[tuple[str, object]], *, title: str = "") -> None:
     for name, value in rows:
         grid.add_row(Text(name, style="bold"), Text(str(value)))
     _show(grid)
+
+
+def heat_map(rows: Sequence[tuple[str, Sequence[float]]], *, title: str, legend: str) -> None:
+    """Print for each number how many digits it has, so that powers of ten stand out: 0 for 0, 1 below 10, 2 below 100.
+
+    Rows that are longer than the terminal is wide go on in lines of their own, sixteen numbers at a time.
+    """
+    heading(title)
+    console().print(Text(legend, style="dim"))
+    label = max(len(name) for name, _ in rows)
+    longest = max(len(values) for _, values in rows)
+    per_line = max(16, (console().width - label - 2) // 17 * 16)  # a blank after each sixteen
+    for first in range(0, longest, per_line):
+        ruler = "".join(f"{i:<17}" for i in range(first, min(first + per_line, longest), 16))
+        _show(Text(f"{'':>{label}}  {ruler.rstrip()}", style="dim"))
+        for name, values in rows:
+            line = Text(f"{name:>{label}}  ", no_wrap=True)
+            for i, value in enumerate(values[first : first + per_line]):
+                digits = len(str(int(value))) if value >= 1 else 0
+                line.append(" " if i and i % 16 == 0 else "")
+                line.append(str(min(digits, 9)), style=_HEAT[min(digits, len(_HEAT) - 1)])
+            _show(line)
 
 
 def _show(renderable: RenderableType) -> None:

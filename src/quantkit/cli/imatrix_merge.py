@@ -1,0 +1,58 @@
+"""`quantkit imatrix merge`: one importance matrix from several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from quantkit.cli.coverage import coverage_json, show_coverage
+from quantkit.cli.help import Command, Option, json_option
+from quantkit.cli.imatrix import check_new
+from quantkit.errors import UsageError
+
+WHAT = "What to write"
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "quantkit imatrix merge prose.gguf code.gguf --output scout.imatrix.gguf",
+        "quantkit imatrix merge scout.imatrix.gguf more.gguf -o scout.imatrix.gguf --force --json",
+    ),
+)
+@click.argument("files", type=click.Path(), nargs=-1, required=True, help="Importance matrices of one model.")
+@click.option(
+    "-o", "--output", "out", type=click.Path(), required=True, cls=Option, group=WHAT, help="The file to write."
+)
+@click.option("--force", is_flag=True, cls=Option, group=WHAT, help="Overwrite OUTPUT if it exists.")
+@json_option
+def command(files: tuple[str, ...], out: str, force: bool, as_json: bool) -> None:
+    """Add up FILES, importance matrices of one model over different texts, as if one run had read all of them.
+
+    Sums, tokens, chunks and names of texts are added up. Refused are files of other tensors or shapes, .dat files,
+    which have no counts by expert, and what `export --shrunk` wrote, which holds estimates in place of sums.
+    """
+    from quantkit.cli import output
+    from quantkit.cli.imatrix_show import report, show
+    from quantkit.gguf import coverage, merge_imatrix, read_imatrix, write_imatrix
+
+    path = check_new(out, force=force)
+    real = [Path(name).resolve() for name in files]
+    twice = next((name for name, place in zip(files, real, strict=True) if real.count(place) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{twice} is given twice, and would count twice")
+    read = [read_imatrix(name, inputs=True) for name in files]
+    write_imatrix(path, merge_imatrix(read))
+    merged = read_imatrix(path)
+    for field, what in (("inputs", "Σx"), ("router_sums", "router weights")):
+        having = sum(any(getattr(entry, field) is not None for entry in one.entries.values()) for one in read)
+        if 0 < having < len(read):
+            output.note(f"{len(read) - having} of {len(read)} files have no {what}, so the sum has none", warning=True)
+    layers = coverage(merged)
+    if as_json:
+        output.show_json(report(merged) | {"layers": coverage_json(layers)})
+        return
+    show(merged)
+    if layers:
+        show_coverage(layers)
