@@ -76,6 +76,14 @@ inline bool encode_group_batch(GroupBatch& b, const GroupJob& job, const int64_t
     return true;
 }
 
+inline void fetch_ahead(const uint8_t* from, int64_t n_bytes) {
+#if defined(__GNUC__) || defined(__clang__)
+    for (int64_t i = 0; i < n_bytes; i += 64) __builtin_prefetch(from + i);
+#else
+    (void)from, (void)n_bytes;
+#endif
+}
+
 template <Scalar S>
 bool encode_group_runs(const GroupJob& job, int64_t task) {
     const EncodeJob& rows = job.rows;
@@ -93,6 +101,10 @@ bool encode_group_runs(const GroupJob& job, int64_t task) {
             columns[l] = rows.importance ? rows.importance + col : nullptr;
         }
         load_group_runs<S>(b, runs);
+        // the lanes' runs, read side by side, are no pattern that the processor foresees
+        const int64_t next = std::min<int64_t>(k + L, last - 1);
+        if (n <= 128)
+            fetch_ahead(rows.source + (next / per_row * rows.row_stride + next % per_row * n) * size, n * size * L);
         if (!encode_group_batch(b, job, groups, columns)) return false;
     }
     return true;

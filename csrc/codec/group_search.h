@@ -47,11 +47,13 @@ class GroupSearch {
         scale = bias = inherited_ = zero;
         least_ = set1(3e38f);
         measure();
-        const bool quick = std::is_same_v<W, Ones> && x.n <= 128;
+        const bool whole_row = x.n > 128, quick = std::is_same_v<W, Ones> && !whole_row;
         if constexpr (SYMMETRIC) {
             try_line(plain_scale(), zero);
             const StepsList steps = list_of_steps(bits_, quick);
             for (int k = 0; k < steps.count; k++) try_step(steps.steps[k]);
+            if (whole_row)
+                for (float left = NARROWER; left > 0.1f; left *= NARROWER) try_step(middle_ / left);
         } else {
             const Line mlx = mlx_line();
             try_line(mlx.scale, mlx.bias);
@@ -61,10 +63,14 @@ class GroupSearch {
                 const Line cover = covering_line();
                 try_line(cover.scale, cover.bias);
             }
-            const EndsList ends = x.n > 128 ? wide_ends(steps_, wide_) : ends_for(bits_, quick);
-            for (int k = 0; k < ends.count; k += 2) try_ends(ends.ends[k], ends.ends[k + 1], ends.clamped);
+            if (whole_row) {
+                try_windows();
+            } else {
+                const EndsList ends = ends_for(bits_, quick);
+                for (int k = 0; k < ends.count; k += 2) try_ends(ends.ends[k], ends.ends[k + 1], ends.clamped);
+            }
         }
-        const int rounds = x.n > 128 ? 3 : quick && type_ == Scalar::f32 ? 0 : 1;
+        const int rounds = whole_row ? 3 : quick && type_ == Scalar::f32 ? 0 : 1;
         for (int k = 0; k < rounds; k++) try_line(scale, bias);
         if constexpr (SYMMETRIC) bias = centred(scale).bias;
         settle_coarse();
@@ -90,6 +96,7 @@ class GroupSearch {
     }
 
   private:
+    static constexpr float NARROWER = 0.87f;
     static constexpr int CHUNK = 128;  // sums are added up in chunks, so that those of a long row stay exact
 
     struct Line {
@@ -206,6 +213,22 @@ class GroupSearch {
         else
             sum_misses<false>(first, inverse, sums);
         for (int k = 0; k < 2; k++) offer_fits(first[k], inverse[k], sums[k]);
+    }
+
+    // Around the mean, each narrower than the last: what lies beyond is cut off.
+    void try_windows() {
+        const F mean = sum_u_ * inverse_w_, centre = set1(0.5f * steps_);
+        F half = max(mean, set1(1.0f) - mean);
+        for (int k = 0; k < 16; k++, half = half * set1(NARROWER)) {
+            if (type_ != Scalar::f32) {
+                try_line(stored(half * set1(2.0f / steps_) * unit_), stored(base_ + (mean - half) * unit_));
+                continue;
+            }
+            const F inverse[1] = {centre / half}, first[1] = {centre - mean * inverse[0]};
+            Sums sums[1];
+            sum_misses<true>(first, inverse, sums);
+            offer_fits(first[0], inverse[0], sums[0]);
+        }
     }
 
     // Of the codes nearest to u * inverse + first, K lines at a time.
@@ -329,7 +352,6 @@ class GroupSearch {
     M divided_;
     bool divide_;
     F inverse_, divisor_;
-    Ends wide_[WIDE_ENDS];
 };
 
 }  // namespace QK_TIER

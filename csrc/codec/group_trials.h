@@ -12,7 +12,6 @@ struct EndsList {
     bool clamped;
 };
 
-constexpr int WIDE_ENDS = 14;
 constexpr Ends QUICK_ENDS[] = {{-0.4f, 0.0f}, {0.0f, -0.4f}};  // no code needs clamping
 constexpr Ends QUICK_ENDS_3[] = {{-0.6f, -0.6f}, {-0.2f, -0.8f}, {-0.8f, -0.4f}, {-0.4f, -0.6f}};
 constexpr Ends QUICK_ENDS_2[] = {{-0.8f, -0.8f}, {-1.2f, -0.6f}, {-0.6f, -1.2f}, {-0.2f, -1.2f}};
@@ -47,16 +46,6 @@ inline EndsList ends_for(int bits, bool quick) {
         default:
             return quick ? list_ends(QUICK_ENDS, false) : list_ends(ENDS_8);
     }
-}
-
-// More and more of both ends cut off: `steps` codes for what is left of the range.
-inline EndsList wide_ends(float steps, Ends (&ends)[WIDE_ENDS]) {
-    float left = 1.0f;
-    for (Ends& e : ends) {
-        e.first = e.last = steps * (0.5f - 0.5f / left);
-        left = left * 0.9f;
-    }
-    return {ends, WIDE_ENDS, true};
 }
 
 // In a symmetric group: the code, counted from the middle, at which the largest magnitude lands. At the lower end there
