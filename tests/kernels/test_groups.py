@@ -157,7 +157,8 @@ def test_the_ends_of_a_whole_row_are_cut_off(tails: int, symmetric: bool) -> Non
     """Thousands of weights in 16 codes: nearly as good as the best of a fine grid, far better than the plain range."""
     x = np.random.default_rng(18).standard_t(tails, (4, 4096)).astype(np.float32)
     least = np.full(4, np.inf)
-    for half in np.abs(x).max(-1, keepdims=True) * np.geomspace(1, 0.05, 100):
+    for left in np.geomspace(1, 0.05, 100):
+        half = np.abs(x).max(-1, keepdims=True) * left
         step = half / 7.5
         for bias in (-half, -8 * step):
             codes = np.clip(np.rint((x - bias) / step), 0, 15)
