@@ -52,8 +52,6 @@ class GroupSearch {
             try_line(plain_scale(), zero);
             const StepsList steps = list_of_steps(bits_, quick);
             for (int k = 0; k < steps.count; k++) try_step(steps.steps[k]);
-            if (whole_row)
-                for (float left = NARROWER; left > 0.1f; left *= NARROWER) try_step(middle_ / left);
         } else {
             const Line mlx = mlx_line();
             try_line(mlx.scale, mlx.bias);
@@ -63,15 +61,15 @@ class GroupSearch {
                 const Line cover = covering_line();
                 try_line(cover.scale, cover.bias);
             }
-            if (whole_row) {
-                try_windows();
-            } else {
-                const EndsList ends = ends_for(bits_, quick);
-                for (int k = 0; k < ends.count; k += 2) try_ends(ends.ends[k], ends.ends[k + 1], ends.clamped);
-            }
+            const EndsList ends = ends_for(bits_, quick);
+            for (int k = 0; k < ends.count; k += 2) try_ends(ends.ends[k], ends.ends[k + 1], ends.clamped);
         }
-        const int rounds = whole_row ? 3 : quick && type_ == Scalar::f32 ? 0 : 1;
-        for (int k = 0; k < rounds; k++) try_line(scale, bias);
+        if (whole_row) {
+            try_windows();
+            try_line(scale, bias);
+            try_around();
+        }
+        if (!quick || type_ != Scalar::f32) try_line(scale, bias);
         if constexpr (SYMMETRIC) bias = centred(scale).bias;
         settle_coarse();
         const M divide = (zero < inherited_) | (abs(scale) < set1(7.8886091e-31f));
@@ -96,8 +94,10 @@ class GroupSearch {
     }
 
   private:
-    static constexpr float NARROWER = 0.87f;
     static constexpr int CHUNK = 128;  // sums are added up in chunks, so that those of a long row stay exact
+
+    static constexpr int WINDOWS = 16;
+    static constexpr float CANCELLING = 1.0f / (1 << 20);
 
     struct Line {
         F scale, bias;
@@ -178,15 +178,28 @@ class GroupSearch {
     }
 
     void try_line(F s, F b) {
-        const F even = s * up_, zero = set1(0.0f);
-        const M none = even == zero;
-        const F per_step = select(none, zero, set1(1.0f) / select(none, set1(1.0f), even));
-        const F inverse[1] = {even_unit_ * per_step};
-        const F first[1] = {SYMMETRIC ? set1(middle_) : ((base_ - b) * up_) * per_step};
-        Sums sums[1];
+        const Line line[1] = {{s, b}};
+        try_lines(line);
+    }
+
+    // Lines as they are stored.
+    template <int K>
+    void try_lines(const Line (&lines)[K]) {
+        const F zero = set1(0.0f), one = set1(1.0f);
+        F first[K], inverse[K];
+        for (int k = 0; k < K; k++) {
+            const F even = lines[k].scale * up_;
+            const M none = even == zero;
+            const F per_step = select(none, zero, one / select(none, one, even));
+            inverse[k] = even_unit_ * per_step;
+            first[k] = SYMMETRIC ? set1(middle_) : ((base_ - lines[k].bias) * up_) * per_step;
+        }
+        Sums sums[K];
         sum_misses<true>(first, inverse, sums);
-        offer(s, b, first[0], inverse[0], sums[0]);
-        offer_fits(first[0], inverse[0], sums[0]);
+        for (int k = 0; k < K; k++) {
+            offer(lines[k].scale, lines[k].bias, first[k], inverse[k], sums[k]);
+            offer_fits(first[k], inverse[k], sums[k]);
+        }
     }
 
     void try_step(float step) {
@@ -215,19 +228,45 @@ class GroupSearch {
         for (int k = 0; k < 2; k++) offer_fits(first[k], inverse[k], sums[k]);
     }
 
-    // Around the mean, each narrower than the last: what lies beyond is cut off.
+    // A whole row is so wide that its ends are better cut off: windows around the mean, each narrower than the last.
     void try_windows() {
-        const F mean = sum_u_ * inverse_w_, centre = set1(0.5f * steps_);
-        F half = max(mean, set1(1.0f) - mean);
-        for (int k = 0; k < 16; k++, half = half * set1(NARROWER)) {
-            if (type_ != Scalar::f32) {
-                try_line(stored(half * set1(2.0f / steps_) * unit_), stored(base_ + (mean - half) * unit_));
-                continue;
+        const F mean = SYMMETRIC ? set1(0.0f) : sum_u_ * inverse_w_;
+        F half = SYMMETRIC ? set1(1.0f) : max(mean, set1(1.0f) - mean);
+        for (int k = 0; k < WINDOWS; k += 2) {
+            Line lines[2];
+            for (Line& line : lines) {
+                line = {stored(half * set1((SYMMETRIC ? 1.0f : 2.0f) / (SYMMETRIC ? middle_ : steps_)) * unit_),
+                        SYMMETRIC ? set1(0.0f) : stored(base_ + (mean - half) * unit_)};
+                half = half * set1(0.87f);
             }
-            const F inverse[1] = {centre / half}, first[1] = {centre - mean * inverse[0]};
-            Sums sums[1];
-            sum_misses<true>(first, inverse, sums);
-            offer_fits(first[0], inverse[0], sums[0]);
+            try_lines(lines);
+        }
+    }
+
+    // The error leaps where a few weights in the tails change their codes, so that the best lies beside the windows:
+    // a little wider or narrower, and shifted by parts of a step, or of the other sign, which has its extra code at the
+    // other end.
+    void try_around() {
+        if constexpr (SYMMETRIC) {
+            for (const float closer : {0.03f, 0.01f}) {
+                const F best = scale;
+                for (int k = 1; k <= (closer < 0.02f ? 2 : 3); k++)
+                    for (const float sign : {1.0f, -1.0f}) {
+                        const float by = closer * static_cast<float>(k);
+                        const Line lines[2] = {{stored(best * set1(sign * (1 + by))), set1(0.0f)},
+                                               {stored(best * set1(sign / (1 + by))), set1(0.0f)}};
+                        try_lines(lines);
+                    }
+            }
+        } else {
+            const F best = scale, centre = bias + best * set1(0.5f * steps_);
+            for (const float wider : {1 / 1.08f, 1 / 1.04f, 1.0f, 1.04f, 1.08f}) {
+                const F s = stored(best * set1(wider)), first = centre - s * set1(0.5f * steps_);
+                const Line below[2] = {{s, stored(first - s * set1(0.5f))}, {s, stored(first - s * set1(0.25f))}};
+                const Line above[2] = {{s, stored(first)}, {s, stored(first + s * set1(0.25f))}};
+                try_lines(below);
+                try_lines(above);
+            }
         }
     }
 
@@ -258,16 +297,22 @@ class GroupSearch {
     }
 
     // Squared error, in units of u, of a trial's codes under a stored scale and bias: the miss of an element is
-    // a u + step r - c.
+    // a u + step r - c. A trial that cuts off an outlier, and a scale that does not, are large terms that cancel: what
+    // they leave is uncertain by a part of their size, and counts as if it were that much more.
     void offer(F s, F b, F first, F inverse, const Sums& sums) {
         const F two = set1(2.0f), step = (s * up_) * inverse_unit_, a = set1(1.0f) - step * inverse;
-        F e = a * a * sum_uu_ + step * step * sums.rr + two * a * step * sums.ru;
+        const F stretched = a * a * sum_uu_, missed = step * step * sums.rr;
+        F e = stretched + missed + two * a * step * sums.ru, size = stretched + missed;
         M better;
         if constexpr (SYMMETRIC) {
+            e = e + size * set1(CANCELLING);
             better = (e < least_) & (abs(s) * set1(middle_) <= set1(type_ == Scalar::f16 ? F16_MAX : F32_MAX));
         } else {
             const F c = step * first + ((b - base_) * up_) * inverse_unit_;
-            e = e + c * c * sum_w_ - two * c * (a * sum_u_ + step * sums.r);
+            const F moved = c * c * sum_w_;
+            e = e + moved - two * c * (a * sum_u_ + step * sums.r);
+            size = size + moved;
+            e = e + size * set1(CANCELLING);
             better = e < least_;
         }
         least_ = select(better, e, least_);

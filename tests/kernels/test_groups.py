@@ -167,6 +167,22 @@ def test_the_ends_of_a_whole_row_are_cut_off(tails: int, symmetric: bool) -> Non
     assert (found <= 1.05 * least).all()
 
 
+@pytest.mark.parametrize("group_size", [64, -1])
+@pytest.mark.parametrize("scale_dtype", SCALE_DTYPES)
+@pytest.mark.parametrize("bits", BITS)
+def test_no_symmetric_group_is_worse_than_the_plain_one(bits: int, scale_dtype: str, group_size: int) -> None:
+    """An outlier, or an offset: trials that cut it off must not pass for good ones."""
+    x = rows_of(["outlier", "offset", "gauss", "heavy"] * 8, 1024, 19)
+    group = 1024 if group_size == -1 else group_size
+    groups = x.reshape(-1, group).astype(np.float64)
+    end = np.take_along_axis(groups, np.abs(groups).argmax(-1, keepdims=True), -1)
+    step = (-end / 2 ** (bits - 1)).astype(NUMPY[scale_dtype]).astype(np.float64)
+    codes = np.clip(np.rint(groups / step), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    plain = np.square(codes * step - groups).sum(-1)
+    found = quantize_groups(x, bits, group_size, True, scale_dtype=scale_dtype)
+    assert (group_errors(dequantize_groups(*found, bits, group_size), x, None, group) <= plain * (1 + 1e-3)).all()
+
+
 def bounds(x: Values, bits: int, symmetric: bool, scale_dtype: str) -> Values:
     """What the plain choice may miss: half a step (a symmetric group: one), and the rounding of what is stored."""
 
