@@ -9,6 +9,7 @@ with their sizes before them (64-bit little-endian). Numbers are text, arrays th
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import struct
 from pathlib import Path
@@ -17,9 +18,19 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from tests.kernels.matrices import ROWS, Matrix, column_weights, columns_of, matrices, rows_of
+from tests.kernels.matrices import COLUMNS, ROWS, Matrix, column_weights, columns_of, matrices, rows_of
 
-from quantkit.kernels import FORMATS, _machine, dequantize, encode_into, quantize, row_bytes
+from quantkit.kernels import (
+    FORMATS,
+    _machine,
+    dequantize,
+    dequantize_groups,
+    encode_into,
+    quantize,
+    quantize_groups,
+    row_bytes,
+)
+from quantkit.kernels.groups import WHOLE_ROW, Float
 
 Values = str | int | npt.NDArray[np.generic]
 FINITE_F8 = np.array([code for code in range(256) if code & 0x7F != 0x7F], np.uint8)
@@ -85,6 +96,38 @@ class Recorder:
             scale=scale,
             expected=out,
             decoded=dequantize(out, name),
+        )
+
+    def groups(
+        self,
+        source: npt.NDArray[np.generic],
+        scalar: str,
+        bits: int,
+        group_size: int,
+        symmetric: bool,
+        importance: Matrix | None,
+        scale_type: Float,
+    ) -> None:
+        """What `source` becomes in groups, and what that decodes to."""
+        rows, cols = source.shape
+        options = (bits, group_size, symmetric, importance, scale_type)
+        codes, scales, biases = quantize_groups(source, *options, threads=1)
+        self.add(
+            op="groups",
+            format=f"int{bits}_g{'row' if group_size == WHOLE_ROW else group_size}",
+            bits=bits,
+            group_size=cols if group_size == WHOLE_ROW else group_size,
+            symmetric=int(symmetric),
+            scale_type=scale_type,
+            scalar=scalar,
+            rows=rows,
+            cols=cols,
+            source=source,
+            importance=importance,
+            codes=codes,
+            scales=scales,
+            biases=biases,
+            decoded=dequantize_groups(codes, scales, biases, bits, group_size),
         )
 
 
@@ -189,6 +232,31 @@ def record_products_of_groups(recorder: Recorder, first_seed: int) -> None:
                 )
 
 
+def record_groups(recorder: Recorder, examples: int, first_seed: int) -> None:
+    """Every number of bits with every group size, `examples` / 6 times, each time with types, rows and columns' weights
+    that are drawn; symmetric or not, with importance or not, in turn.
+    """
+    rng = np.random.default_rng(first_seed)
+    combinations = itertools.product(range(max(1, examples // 6)), (2, 3, 4, 5, 6, 8), (32, 64, 128, WHOLE_ROW))
+    for index, (_, bits, size) in enumerate(combinations):
+        symmetric, weighted = bool((index + index // 4) & 1), bool((index // 2 + index // 16) & 1)
+        scalar, scale_type = (str(rng.choice(["f32", "f16", "bf16"])) for _ in range(2))
+        # more rows than lanes, and fewer; rows of two groups, and one too wide for the searches of groups
+        cols = 160 if size == WHOLE_ROW else 2 * size
+        kinds = [str(kind) for kind in rng.choice(list(ROWS), rng.integers(1, 20))]
+        source = as_scalars(rows_of(kinds, cols, int(rng.integers(2**32))), scalar)
+        kind = str(rng.choice(list(COLUMNS))) if weighted else None
+        importance = None if kind is None else columns_of(kind, cols, int(rng.integers(2**32)))
+        recorder.groups(source, scalar, bits, size, symmetric, importance, scale_type)
+
+
+def record_many_tasks_of_groups(recorder: Recorder) -> None:
+    """More rows and columns than one task or one transposed tile holds, and counts that leave lanes empty."""
+    x = rows_of([kind for _ in range(13) for kind in ROWS][:267], 512, 5)
+    recorder.groups(x, "f32", 4, 64, False, None, "f32")
+    recorder.groups(as_scalars(x, "bf16"), "bf16", 8, WHOLE_ROW, True, columns_of("lognormal", 512, 6), "f16")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -205,6 +273,9 @@ def main() -> None:
         if FORMATS[name].block_size > 1:
             record_products(recorder, name, args.seed)
     record_products_of_groups(recorder, args.seed)
+    record_groups(recorder, args.examples, args.seed)
+    if args.many_tasks:
+        record_many_tasks_of_groups(recorder)
     args.out.write_bytes(b"QKCASES1" + b"".join(recorder.cases))
     print(f"{len(recorder.cases)} cases, {args.out.stat().st_size} bytes, seed {args.seed}")
 

@@ -11,7 +11,7 @@
 // rounding counts, the errors of MLX's, of the plain line and of the best found are taken as decoding has them.
 //
 // Every weight the same, groups up to 128: two trials and MLX's. With importance: many, and a round from the best. A
-// whole row is so wide that its ends are cut off.
+// whole row takes narrower and narrower windows as well, and lines beside the best.
 #pragma once
 #include "codec/ends.h"
 #include "codec/group_batch.h"

@@ -55,5 +55,8 @@ void check_encode(const Case&, const Setting&);
 void check_refusal(const Case&, const Setting&);
 void check_decode(const Case&, const Setting&);
 void check_matmul(const Case&, const Setting&);
+void check_group_encode(const Case&, const Setting&);
+void check_group_refusal(const Case&, const Setting&);
+void check_group_decode(const Case&, const Setting&);
 
 }  // namespace quantkit

@@ -21,10 +21,10 @@ struct Check {
     void (*run)(const Case&, const Setting&);
 };
 constexpr Check CHECKS[] = {
-    {"encode", "encode", check_encode},
-    {"encode", "refuse", check_refusal},
-    {"encode", "decode", check_decode},
-    {"matmul", "matmul", check_matmul},
+    {"encode", "encode", check_encode},       {"encode", "refuse", check_refusal},
+    {"encode", "decode", check_decode},       {"matmul", "matmul", check_matmul},
+    {"groups", "encode", check_group_encode}, {"groups", "refuse", check_group_refusal},
+    {"groups", "decode", check_group_decode},
 };
 
 int run(const std::vector<const Tier*>& tiers, const std::vector<int>& threads) {
