@@ -6,6 +6,7 @@ build(tmp_path / "scout", **SCOUT | {"layers": 1}, zeros=True)
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
@@ -86,7 +87,7 @@ def build(
     transformers5: bool = False,
     text_config: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
-    zeros: bool = False,
+    zeros: bool | str = False,
     shard_bytes: int | None = None,
     std: float = 0.02,
     seed: int = 0,
@@ -105,7 +106,7 @@ def build(
         rope_scaling: for instance SCOUT_ROPE_SCALING.
         transformers5: spell `rope_parameters` instead of `rope_theta` and `rope_scaling`, and `layer_types`.
         text_config, config: keys that replace or add to what is written; a value of ... takes the key away.
-        zeros: all weights 0, in sparse files that take no room.
+        zeros: True: all weights 0, in sparse files that take no room. A regular expression: those whose names it finds.
         shard_bytes: start a new shard when the current one holds as much; None for one file without an index.
         std: of the weights; norms are near 1.
     """
@@ -296,7 +297,7 @@ def _scale_shape(fp8: str, rows: int) -> tuple[int, ...]:
 
 
 def _write_shards(
-    dst: Path, specs: list[Spec], shard_bytes: int | None, scale_dtype: str, zeros: bool, std: float, seed: int
+    dst: Path, specs: list[Spec], shard_bytes: int | None, scale_dtype: str, zeros: bool | str, std: float, seed: int
 ) -> None:
     shards: list[list[Spec]] = [[]]
     room = shard_bytes
@@ -320,7 +321,9 @@ def _n_bytes(shape: tuple[int, ...], dtype: str) -> int:
     return int(np.prod(shape, dtype=np.int64)) * np.dtype(_DTYPES[dtype]).itemsize
 
 
-def _write_shard(path: Path, specs: list[Spec], scale_dtype: str, zeros: bool, std: float, seed: int) -> list[str]:
+def _write_shard(
+    path: Path, specs: list[Spec], scale_dtype: str, zeros: bool | str, std: float, seed: int
+) -> list[str]:
     """Write one safetensors file; returns the names of its tensors."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     place = 0
@@ -339,11 +342,12 @@ def _write_shard(path: Path, specs: list[Spec], scale_dtype: str, zeros: bool, s
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        if zeros:
-            file.truncate(8 + len(text) + place)
-        else:
-            for spec in specs:
+        pattern = "" if zeros is True else zeros
+        for spec in specs:
+            file.seek(8 + len(text) + header[spec.name]["data_offsets"][0])
+            if pattern is False or not re.search(pattern, spec.name):
                 _write_random(file, spec, scale_dtype, std, seed)
+        file.truncate(8 + len(text) + place)
     return [name for name in header if name != "__metadata__"]
 
 

@@ -134,6 +134,13 @@ def test_same_bits_twice_and_in_a_file(tmp_path: Path) -> None:
     assert_same(run(TINY, in_file=True), run(TINY))
 
 
+def test_same_bits_for_any_number_of_threads(tmp_path: Path) -> None:
+    folder = build(tmp_path / "source", moe_step=2, hidden=256)
+    once = run(folder, threads=1)
+    for threads in (2, 3, 0):
+        assert_same(run(folder, threads=threads), once)
+
+
 def test_sequences_do_not_see_each_other(tmp_path: Path) -> None:
     together = run(TINY)[-1].reshape(*TOKENS.shape, -1)
     for sequence, logits in zip(TOKENS, together, strict=True):
@@ -260,9 +267,9 @@ def test_gguf_that_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match=r"general.architecture"):
         open_weights(written("architecture.gguf", tensors, other))
     broken = tensors["blk.3.attn_v.weight"].packed.copy()
-    broken[5, :2] = 0xFF  # the scale of row 5's first block: NaN
+    broken[69, :2] = 0xFF  # the scale of row 69's first block: NaN
     content = {**tensors, "blk.3.attn_v.weight": QuantizedTensor(broken, "q8_0")}
-    with pytest.raises(NonFiniteError, match=r"blk.3.attn_v.weight: weight nan at row 5, column 0"):
+    with pytest.raises(NonFiniteError, match=r"nan.gguf: blk.3.attn_v.weight, from row 64 on: .* at row 5, column 0"):
         run(written("nan.gguf", content))
 
 

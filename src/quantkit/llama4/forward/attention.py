@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
+
 import numpy as np
 
-from quantkit.llama4.forward.weights import Floats
+from quantkit.llama4.forward.floats import Floats, Ids
 
 QUERY_BLOCK = 128
 KEY_BLOCK = 1024
 
 
 def attend(
-    q: Floats, k: Floats, v: Floats, first: int, *, query_block: int = QUERY_BLOCK, key_block: int = KEY_BLOCK
-) -> Floats:
-    """softmax(q kᵀ) v, query i seeing keys 0 to `first` + i.
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    first: int,
+    out: Floats,
+    query_block: int = QUERY_BLOCK,
+    key_block: int = KEY_BLOCK,
+) -> Iterator[Callable[[], None]]:
+    """Tasks that together do out = softmax(q kᵀ) v, query i seeing keys 0 to `first` + i.
 
     Softmax is kept as a running maximum and sum while the keys of a block of queries go by (Milakov and Gimelshein,
     2018), so block sizes change the result by rounding only. Blocks that no query of a block sees are never computed.
@@ -22,25 +31,25 @@ def attend(
         q: float32 (n, heads, head_dim), already scaled by 1 / sqrt(head_dim).
         k, v: float32 (m, kv_heads, head_dim), m >= first + n; heads is a multiple of kv_heads, and neighbours share.
         first: how many keys lie before that of query 0.
-
-    Returns:
-        float32 (n, heads, head_dim).
+        out: float32 (n, heads, head_dim).
+        query_block, key_block: how many at a time.
     """
     n, heads, head_dim = q.shape
     group = heads // k.shape[1]
-    out = np.empty_like(q)
-    for head in range(k.shape[1]):
-        mine = slice(head * group, (head + 1) * group)
-        for start in range(0, n, query_block):
-            stop = min(n, start + query_block)
-            rows = np.ascontiguousarray(q[start:stop, mine]).reshape(-1, head_dim)
-            last_key = np.repeat(np.arange(first + start, first + stop), group)
-            found = _attend_rows(rows, k[:, head], v[:, head], last_key, key_block)
-            out[start:stop, mine] = found.reshape(stop - start, group, head_dim)
-    return out
+
+    def attend_some(head: int, start: int) -> None:
+        mine, stop = slice(head * group, (head + 1) * group), min(n, start + query_block)
+        rows = np.ascontiguousarray(q[start:stop, mine]).reshape(-1, head_dim)
+        last_key = np.repeat(np.arange(first + start, first + stop), group)
+        found = _attend_rows(rows, k[:, head], v[:, head], last_key, key_block)
+        out[start:stop, mine] = found.reshape(stop - start, group, head_dim)
+
+    for start in reversed(range(0, n, query_block)):  # those that see most keys first
+        for head in range(k.shape[1]):
+            yield partial(attend_some, head, start)
 
 
-def _attend_rows(q: Floats, k: Floats, v: Floats, last_key: np.typing.NDArray[np.int64], key_block: int) -> Floats:
+def _attend_rows(q: Floats, k: Floats, v: Floats, last_key: Ids, key_block: int) -> Floats:
     """One head's keys and a few queries (n, head_dim), of which each sees keys up to its own `last_key`."""
     end = int(last_key[-1]) + 1
     top = np.empty((len(q), 1), np.float32)

@@ -6,12 +6,12 @@ import numpy as np
 
 from quantkit.llama4.forward.attention import attend
 from quantkit.llama4.forward.blocks import Piece, groups, pieces, spans
+from quantkit.llama4.forward.floats import Floats
 from quantkit.llama4.forward.layer_weights import AttentionWeights, attention_names
-from quantkit.llama4.forward.norm import unit_rms
+from quantkit.llama4.forward.norm import rms_norm
 from quantkit.llama4.forward.rotation import rotate, temperatures, turns
 from quantkit.llama4.forward.setting import Setting, Watch
 from quantkit.llama4.forward.states import States
-from quantkit.llama4.forward.weights import Floats
 
 
 class AttentionLayer:
@@ -29,28 +29,28 @@ class AttentionLayer:
 
     def _attend_group(self, group: list[Piece]) -> None:
         """Keys and values of all its tokens first, then queries block by block."""
-        setting, weights, threads = self._setting, self._weights, self._setting.threads
+        setting, weights = self._setting, self._weights
         first, stop = group[0].row, group[-1].row + group[-1].count
         shape = (stop - first, self._hp.n_kv_heads, self._hp.head_dim)
-        k, v = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        k, v = setting.scratch.array("k", *shape), setting.scratch.array("v", *shape)
         names = attention_names(self._layer)
         blocks = spans(first, stop, setting.blocks.tokens)
         for block in blocks:
             x = setting.normed(self._states, weights.norm, block)
             self._watch(block)(names[:3], x)
             here = slice(block.start - first, block.stop - first)
-            k[here] = self._positioned(weights.k.product(x, threads), block)
-            v[here] = weights.v.product(x, threads).reshape(-1, *shape[1:])
+            k[here] = self._positioned(setting.product(weights.k, x, "y"), block)
+            v[here] = setting.product(weights.v, x, "y").reshape(-1, *shape[1:])
         for block in blocks:
             x = setting.normed(self._states, weights.norm, block)
-            q = self._positioned(weights.q.product(x, threads), block)
+            q = self._positioned(setting.product(weights.q, x, "q"), block)
             q *= self._query_scale(block)
-            mixed = np.empty_like(q)
+            mixed = setting.scratch.array("mixed", *q.shape)
             for piece in group:
                 self._attend_piece(piece, block, first, q, k, v, mixed)
             mixed = mixed.reshape(len(q), -1)
             self._watch(block)(names[3:], mixed)
-            self._states.write(block, self._states.read(block) + weights.output.product(mixed, threads))
+            self._states.add(block, setting.product(weights.output, mixed, "y"))
 
     def _attend_piece(
         self, piece: Piece, block: slice, first: int, q: Floats, k: Floats, v: Floats, mixed: Floats
@@ -62,9 +62,8 @@ class AttentionLayer:
         mine = slice(start - block.start, stop - block.start)
         keys = slice(piece.row - first, stop - first)
         sizes = self._setting.blocks
-        mixed[mine] = attend(
-            q[mine], k[keys], v[keys], start - piece.row, query_block=sizes.queries, key_block=sizes.keys
-        )
+        tasks = attend(q[mine], k[keys], v[keys], start - piece.row, mixed[mine], sizes.queries, sizes.keys)
+        self._setting.team.run(tasks)
 
     def _positioned(self, x: Floats, block: slice) -> Floats:
         """Queries or keys (n, heads * head_dim) with RoPE and norm where the layer has them: (n, heads, head_dim)."""
@@ -73,7 +72,7 @@ class AttentionLayer:
             for part, position in self._setting.positions(block):
                 rotate(heads[part], turns(self._setting.frequency, position, part.stop - part.start))
             if self._hp.use_qk_norm:
-                unit_rms(heads, self._hp.rms_norm_eps)
+                rms_norm(heads, None, self._hp.rms_norm_eps, self._setting.team)
         return heads
 
     def _query_scale(self, block: slice) -> Floats:

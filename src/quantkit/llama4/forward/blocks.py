@@ -13,11 +13,12 @@ class Blocks:
     """Sizes of blocks.
 
     Args:
-        tokens: in a product. More cost memory, fewer cost time, since weights are decoded for each block.
+        tokens: in a product. More cost memory, fewer cost time, since weights are decoded for each block. The default
+            keeps an expert's inner values, 8192 wide, below 32 MiB, which the C library takes from memory it has.
         queries, keys: in attention.
     """
 
-    tokens: int = 2048
+    tokens: int = 960
     queries: int = QUERY_BLOCK
     keys: int = KEY_BLOCK
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,11 +12,13 @@ import numpy.typing as npt
 
 from quantkit.checkpoint import Checkpoint
 from quantkit.errors import NonFiniteError
-from quantkit.kernels import QuantizedTensor, encode_into, row_bytes
+from quantkit.kernels import encode_into, row_bytes
 from quantkit.kernels.codec import Scalar
 from quantkit.llama4.claims import FP8, Claim
 from quantkit.llama4.fault import located
-from quantkit.llama4.forward.weights import Floats, Matrix, refuse_unknown_functions
+from quantkit.llama4.forward.buffers import Buffers
+from quantkit.llama4.forward.floats import Floats
+from quantkit.llama4.forward.weights import Matrix, refuse_unknown_functions
 from quantkit.llama4.hyperparameters import Hyperparameters
 from quantkit.llama4.model import ITEM_BYTES, Slab, Target
 from quantkit.llama4.rope import rope_factors
@@ -83,6 +85,7 @@ class CheckpointWeights:
             for part in claim.source.parts
         }
         self._buffer = np.empty(0, np.uint8)
+        self._buffers = Buffers()
         self._lock = threading.Lock()
 
     def rope_divisors(self) -> Floats | None:
@@ -106,14 +109,18 @@ class CheckpointWeights:
                 if loaded != (slab.entry.name, slab.offset_bytes):  # gate and up are halves of one
                     self._load(slab)
                     loaded = (slab.entry.name, slab.offset_bytes)
-                out = np.empty((place.part.n_rows, row_bytes(place.format, place.cols)), np.uint8)
+                out = self._rows_of(place, place.part.n_rows)
                 self._encode(slab, out, place)
-                found[name] = Matrix(name, QuantizedTensor(out, place.format))
+                found[name] = Matrix(name, out, place.format)
         return [found[name] for name in names]
 
     def rows(self, name: str, first: int, count: int) -> Matrix:
         with self._lock:
             return self._read_rows(self._place(name, None), first, count)
+
+    def give_back(self, matrices: Iterable[Matrix]) -> None:
+        for matrix in matrices:
+            self._buffers.give(matrix.packed)
 
     def close(self) -> None:
         self._checkpoint.close()
@@ -123,14 +130,18 @@ class CheckpointWeights:
         return self._places.get((name, expert)) or self._places[name, None]
 
     def _read_rows(self, place: _Place, first: int, count: int) -> Matrix:
-        out = np.empty((count, row_bytes(place.format, place.cols)), np.uint8)
+        out = self._rows_of(place, count)
         step = max(1, MAX_SLAB_BYTES // (place.cols * ITEM_BYTES[place.claim.entry.dtype]))
         for start in range(0, count, step):
             part = out[start : start + step]
             slab = place.row_slab(first + start, len(part))
             self._load(slab)
             self._encode(slab, part, place)
-        return Matrix(place.part.tensor, QuantizedTensor(out, place.format))
+        return Matrix(place.part.tensor, out, place.format)
+
+    def _rows_of(self, place: _Place, count: int) -> Bytes:
+        n_bytes = row_bytes(place.format, place.cols)
+        return self._buffers.take(count * n_bytes).reshape(count, n_bytes)
 
     def _load(self, slab: Slab) -> None:
         if self._buffer.size < slab.n_bytes:

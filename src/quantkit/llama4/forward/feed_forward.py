@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from quantkit.llama4.forward.weights import Floats, Matrix
+from quantkit.llama4.forward.floats import Floats
+from quantkit.llama4.forward.team import Team
+from quantkit.llama4.forward.weights import Matrix
 
-_PIECE = 1 << 17  # elements at a time, which a core's cache holds
+_PIECE = 1 << 18  # elements at a time, which a core's cache holds
 
 
 @dataclass(frozen=True)
@@ -20,21 +22,22 @@ class GatedUnit:
     up: Matrix
     down: Matrix
 
-    def __call__(self, x: Floats, threads: int, see: Callable[[Floats], None]) -> Floats:
-        """x (n, hidden) -> (n, hidden); `see` is shown the input of down (n, width)."""
-        inner = gated(self.gate.product(x, threads), self.up.product(x, threads))
-        see(inner)
-        return self.down.product(inner, threads)
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        return self.gate, self.up, self.down
 
 
-def gated(gate: Floats, up: Floats) -> Floats:
+def gated(gate: Floats, up: Floats, team: Team) -> Floats:
     """silu(gate) * up, in place of gate."""
     flat, other = gate.reshape(-1), up.reshape(-1)
-    for start in range(0, flat.size, _PIECE):
+
+    def multiply(start: int) -> None:
         piece = flat[start : start + _PIECE]
         with np.errstate(over="ignore"):  # exp of a large number is infinite, and its quotient the right zero
             divisor = np.exp(-piece)
         divisor += 1
         piece /= divisor
         piece *= other[start : start + _PIECE]
+
+    team.run(partial(multiply, start) for start in range(0, flat.size, _PIECE))
     return gate

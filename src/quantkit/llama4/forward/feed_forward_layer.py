@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from quantkit.llama4.forward.blocks import spans
-from quantkit.llama4.forward.feed_forward import GatedUnit
+from quantkit.llama4.forward.feed_forward import GatedUnit, gated
+from quantkit.llama4.forward.floats import Floats, Ids, Rows
 from quantkit.llama4.forward.layer_weights import (
     FeedForwardWeights,
     read_attention,
@@ -15,11 +16,10 @@ from quantkit.llama4.forward.layer_weights import (
     router_name,
     unit_names,
 )
-from quantkit.llama4.forward.observer import Ids, Routing
+from quantkit.llama4.forward.observer import Routing
 from quantkit.llama4.forward.routing import choose, sigmoid
 from quantkit.llama4.forward.setting import Setting, Watch
-from quantkit.llama4.forward.states import Rows, States
-from quantkit.llama4.forward.weights import Floats
+from quantkit.llama4.forward.states import States
 
 
 class FeedForwardLayer:
@@ -27,7 +27,6 @@ class FeedForwardLayer:
 
     def __init__(self, setting: Setting, layer: int, weights: FeedForwardWeights, states: States) -> None:
         self._setting, self._layer, self._weights, self._states = setting, layer, weights, states
-        self._threads = setting.threads
 
     def run(self) -> None:
         if self._weights.router is None:
@@ -47,14 +46,14 @@ class FeedForwardLayer:
         names = unit_names(self._layer, "")
         for block in self._blocks(self._setting.n_tokens):
             x, watch = self._normed(block), self._watch(np.arange(block.start, block.stop))
-            self._add(block, self._unit(self._weights.unit, x, names, watch))
+            self._states.add(block, self._unit(self._weights.unit, x, names, watch, "y"))
 
     def _route(self, router: Floats) -> tuple[Ids, Floats]:
         """Experts and router weights (n, experts used) of all tokens."""
         n, n_used = self._setting.n_tokens, self._setting.hp.n_experts_used
         experts, scales = np.empty((n, n_used), np.int64), np.empty((n, n_used), np.float32)
         for block in self._blocks(n):
-            logits = self._normed(block) @ router.T
+            logits: Floats = self._normed(block) @ router.T
             chosen = choose(logits, n_used)
             experts[block] = chosen
             scales[block] = sigmoid(np.take_along_axis(logits, chosen, axis=1))
@@ -72,7 +71,8 @@ class FeedForwardLayer:
             for part, expert, unit in experts.runs(block):
                 here = slice(part.start - block.start, part.stop - block.start)
                 y[here] += self._routed(unit, expert, x[here], rows[here], scale[part])
-            self._add(rows, y)
+            self._states.add(rows, y)
+        experts.done()
 
     def _several_experts_each(self, tokens: Ids, ids: Ids, scale: Floats) -> None:
         """Routed outputs are added up beside the states, which the experts still to come read."""
@@ -81,31 +81,33 @@ class FeedForwardLayer:
         for block in self._blocks(len(tokens)):
             for part, expert, unit in experts.runs(block):
                 rows = tokens[part]
-                total.write(rows, total.read(rows) + self._routed(unit, expert, self._normed(rows), rows, scale[part]))
+                total.add(rows, self._routed(unit, expert, self._normed(rows), rows, scale[part]))
+        experts.done()
         for block in self._blocks(self._setting.n_tokens):
             y = self._shared(self._normed(block), np.arange(block.start, block.stop))
             y += total.read(block)
-            self._add(block, y)
+            self._states.add(block, y)
         total.close()
 
     def _shared(self, x: Floats, tokens: Ids) -> Floats:
         names = [router_name(self._layer), *unit_names(self._layer, "_shexp")]
-        return self._unit(self._weights.unit, x, names, self._watch(tokens))
+        return self._unit(self._weights.unit, x, names, self._watch(tokens), "y")
 
     def _routed(self, unit: GatedUnit, expert: int, x: Floats, tokens: Ids, scale: Floats) -> Floats:
-        x = x * scale[:, None]  # before gate and up: silu makes it another number than after them
-        return self._unit(unit, x, unit_names(self._layer, "_exps"), self._watch(tokens, expert, scale))
+        # before gate and up: silu makes it another number than after them
+        x = np.multiply(x, scale[:, None], out=self._setting.scratch.array("routed x", *x.shape))
+        return self._unit(unit, x, unit_names(self._layer, "_exps"), self._watch(tokens, expert, scale), "routed y")
 
-    def _unit(self, unit: GatedUnit, x: Floats, names: list[str], watch: Watch) -> Floats:
-        """`names`: of what multiplies x, and last of what multiplies the unit's inner values."""
+    def _unit(self, unit: GatedUnit, x: Floats, names: list[str], watch: Watch, out: str) -> Floats:
+        """The unit of x, in the scratch array `out`; `names` of what multiplies x, and last of its inner values."""
+        product = self._setting.product
         watch(names[:-1], x)
-        return unit(x, self._threads, lambda inner: watch(names[-1:], inner))
+        inner = gated(product(unit.gate, x, "gate"), product(unit.up, x, "up"), self._setting.team)
+        watch(names[-1:], inner)
+        return product(unit.down, inner, out)
 
     def _normed(self, rows: Rows) -> Floats:
         return self._setting.normed(self._states, self._weights.norm, rows)
-
-    def _add(self, rows: Rows, y: Floats) -> None:
-        self._states.write(rows, self._states.read(rows) + y)
 
     def _blocks(self, n: int) -> list[slice]:
         return spans(0, n, self._setting.blocks.tokens)
@@ -133,11 +135,16 @@ class _Experts:
             yield slice(start, stop), expert, self._unit(expert)
             start = stop
 
+    def done(self) -> None:
+        """No expert is looked at any more."""
+        if self._current is not None:
+            self._setting.weights.give_back(self._current[1].matrices)
+            self._current = None
+
     def _unit(self, expert: int) -> GatedUnit:
         if self._current is None or self._current[0] != expert:
-            self._current = None  # before the next is taken, so that there are never three
-            unit = self._setting.prefetch.take(*self._reading(expert))
-            self._current = (expert, unit)
+            self.done()  # before the next but one is begun, so that there are never three
+            self._current = (expert, self._setting.prefetch.take(*self._reading(expert)))
             following = self._following[expert]
             if following is None:
                 self._setting.start(self._layer + 1, read_attention)

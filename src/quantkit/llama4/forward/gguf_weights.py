@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
+from collections.abc import Iterable, Sequence
 
 from quantkit.checkpoint.reader import FileReader
 from quantkit.errors import CheckpointError, UsageError
 from quantkit.gguf import GgufFile, GgufTensor
-from quantkit.kernels import FORMATS, QuantizedTensor, row_bytes
-from quantkit.llama4.forward.weights import Floats, Matrix, refuse_unknown_functions
+from quantkit.kernels import FORMATS, row_bytes
+from quantkit.llama4.forward.buffers import Buffers
+from quantkit.llama4.forward.floats import Floats
+from quantkit.llama4.forward.weights import Matrix, refuse_unknown_functions
 from quantkit.llama4.gguf_hyperparameters import gguf_hyperparameters
 from quantkit.llama4.hyperparameters import Hyperparameters
 from quantkit.llama4.rope import rope_factors
@@ -33,6 +33,7 @@ class GgufWeights:
         refuse_unknown_functions(self.hp, self.source)
         self._tensors = {tensor.name: tensor for tensor in file.tensors}
         self._reader = FileReader()
+        self._buffers = Buffers()
         for name, shape in text_shapes(self.hp).items():
             self._check(name, shape)
         if ROPE in self._tensors:
@@ -64,6 +65,10 @@ class GgufWeights:
     def rows(self, name: str, first: int, count: int) -> Matrix:
         return self._read(name, first, count)
 
+    def give_back(self, matrices: Iterable[Matrix]) -> None:
+        for matrix in matrices:
+            self._buffers.give(matrix.packed)
+
     def close(self) -> None:
         self._reader.close()
 
@@ -71,12 +76,13 @@ class GgufWeights:
         """`count` rows from the `first` on, those of all experts counted; an expert's, or all of a matrix, for None."""
         tensor = self._tensors[name]
         n_bytes = row_bytes(tensor.type, tensor.shape[-1])
-        packed = np.empty((_n_rows(tensor) if count is None else count, n_bytes), np.uint8)
+        n_rows = _n_rows(tensor) if count is None else count
+        packed = self._buffers.take(n_rows * n_bytes).reshape(n_rows, n_bytes)
         try:
             self._reader.read_into(tensor.file, packed.reshape(-1).data, tensor.offset_bytes + first * n_bytes)
         except (OSError, EOFError) as error:
             raise CheckpointError(f"{tensor.file}: {name} cannot be read: {error}") from error
-        return Matrix(f"{tensor.file}: {name}", QuantizedTensor(packed, tensor.type))
+        return Matrix(f"{tensor.file}: {name}", packed, tensor.type)
 
 
 def _n_rows(tensor: GgufTensor) -> int:

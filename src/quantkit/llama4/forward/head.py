@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from quantkit.llama4.forward.blocks import spans
+from quantkit.llama4.forward.floats import Floats
 from quantkit.llama4.forward.setting import Setting
 from quantkit.llama4.forward.states import States
-from quantkit.llama4.forward.weights import Floats, Matrix
+from quantkit.llama4.forward.weights import Matrix
 
 
 def logit_blocks(
@@ -34,4 +37,7 @@ def logit_blocks(
         if following is not None:
             setting.prefetch.start(*reading(following))
         for part in spans(tokens.start, tokens.stop, setting.blocks.tokens):
-            yield part, ids, matrix.product(setting.normed(states, norm, part), setting.threads)
+            out = np.empty((part.stop - part.start, ids.stop - ids.start), np.float32)
+            with setting.team.at_work():
+                matrix.product(setting.normed(states, norm, part), out, setting.team)
+            yield part, ids, out

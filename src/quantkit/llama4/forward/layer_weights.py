@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from quantkit.llama4.forward.feed_forward import GatedUnit
-from quantkit.llama4.forward.weights import Floats, Matrix, Weights
+from quantkit.llama4.forward.floats import Floats
+from quantkit.llama4.forward.weights import Matrix, Weights
 
 KINDS = ("gate", "up", "down")
 
@@ -19,6 +20,10 @@ class AttentionWeights:
     k: Matrix
     v: Matrix
     output: Matrix
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        return self.q, self.k, self.v, self.output
 
 
 @dataclass(frozen=True)

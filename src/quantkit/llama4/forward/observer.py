@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
+from quantkit.llama4.forward.floats import Floats, Ids
 from quantkit.llama4.forward.states import States
-from quantkit.llama4.forward.weights import Floats
-
-Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

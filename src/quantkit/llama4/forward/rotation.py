@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.llama4.forward.weights import Floats
+from quantkit.llama4.forward.floats import Floats
 from quantkit.llama4.hyperparameters import Hyperparameters
 
 Complex = npt.NDArray[np.complex64]

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from quantkit.llama4.forward.weights import Floats
-
-Ids = npt.NDArray[np.int64]
+from quantkit.llama4.forward.floats import Floats, Ids
 
 
 def choose(logits: Floats, n_used: int) -> Ids:

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from quantkit.llama4.forward.blocks import Blocks
+from quantkit.llama4.forward.buffers import Scratch
+from quantkit.llama4.forward.floats import Floats, Ids, Rows
 from quantkit.llama4.forward.norm import rms_norm
-from quantkit.llama4.forward.observer import Ids, Inputs, Observer
+from quantkit.llama4.forward.observer import Inputs, Observer
 from quantkit.llama4.forward.prefetch import Prefetch
-from quantkit.llama4.forward.states import Rows, States
-from quantkit.llama4.forward.weights import Floats, Weights
+from quantkit.llama4.forward.states import States
+from quantkit.llama4.forward.team import Team
+from quantkit.llama4.forward.weights import Matrix, Weights
 from quantkit.llama4.hyperparameters import Hyperparameters
 
 T = TypeVar("T")
@@ -26,7 +29,8 @@ class Setting:
         n_sequences, context: of the tokens; token t is at position t % context of sequence t // context.
         frequency: RoPE's, float32 (head_dim / 2,).
         new_states: makes another array of the size of the hidden states, zeros.
-        threads: of products, decoding and BLAS.
+        scratch: arrays of the computing thread.
+        team: its threads.
     """
 
     weights: Weights
@@ -37,7 +41,8 @@ class Setting:
     prefetch: Prefetch
     blocks: Blocks
     new_states: Callable[[], States]
-    threads: int
+    scratch: Scratch
+    team: Team
 
     @property
     def hp(self) -> Hyperparameters:
@@ -57,7 +62,14 @@ class Setting:
         return self.prefetch.take((layer, read.__name__), lambda: read(self.weights, layer))
 
     def normed(self, states: States, norm: Floats, rows: Rows) -> Floats:
-        return rms_norm(states.read(rows), norm, self.hp.rms_norm_eps)
+        """Normed hidden states (n, hidden), which live until they are asked for again."""
+        n = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+        x = states.read(rows, out=self.scratch.array("x", n, self.hp.hidden_size))
+        return rms_norm(x, norm, self.hp.rms_norm_eps, self.team)
+
+    def product(self, matrix: Matrix, x: Floats, name: str) -> Floats:
+        """x times a matrix, in the scratch array of that name."""
+        return matrix.product(x, self.scratch.array(name, len(x), matrix.n_outputs), self.team)
 
     def positions(self, block: slice) -> Iterator[tuple[slice, int]]:
         """The parts of a block of tokens that lie in one sequence each, counted from the block's first token, and the

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from quantkit.errors import OutputError
-from quantkit.llama4.forward.weights import Floats
+from quantkit.llama4.forward.floats import Floats, Rows
 
-Rows = slice | npt.NDArray[np.int64]
+_ADD_ROWS = 256  # at a time: what lies between is small
 
 
 class States(Protocol):
@@ -23,11 +22,14 @@ class States(Protocol):
 
     shape: tuple[int, int]
 
-    def read(self, rows: Rows) -> Floats:
-        """A copy of the rows."""
+    def read(self, rows: Rows, out: Floats | None = None) -> Floats:
+        """A copy of the rows, in `out` if that is given: float32 (n, cols), C-contiguous."""
 
     def write(self, rows: Rows, values: Floats) -> None:
         """Put rows in place."""
+
+    def add(self, rows: Rows, values: Floats) -> None:
+        """Add to the rows, of which each is named once."""
 
     def close(self) -> None:
         """Let go of memory or file."""
@@ -38,11 +40,24 @@ class MemoryStates:
         self.shape = (n, cols)
         self._array = np.zeros((n, cols), np.float32)
 
-    def read(self, rows: Rows) -> Floats:
-        return self._array[rows].copy() if isinstance(rows, slice) else self._array[rows]
+    def read(self, rows: Rows, out: Floats | None = None) -> Floats:
+        if out is None:
+            return self._array[rows].copy() if isinstance(rows, slice) else self._array[rows]
+        if isinstance(rows, slice):
+            out[...] = self._array[rows]
+        else:
+            np.take(self._array, rows, axis=0, out=out, mode="clip")  # "raise" would go through a copy of `out`
+        return out
 
     def write(self, rows: Rows, values: Floats) -> None:
         self._array[rows] = values
+
+    def add(self, rows: Rows, values: Floats) -> None:
+        if isinstance(rows, slice):
+            self._array[rows] += values
+            return
+        for start in range(0, len(rows), _ADD_ROWS):
+            self._array[rows[start : start + _ADD_ROWS]] += values[start : start + _ADD_ROWS]
 
     def close(self) -> None:
         self._array = np.empty((0, self.shape[1]), np.float32)
@@ -68,8 +83,8 @@ class FileStates:
         except OSError as error:
             raise self._failed(error) from error
 
-    def read(self, rows: Rows) -> Floats:
-        found = np.empty((self._count(rows), self.shape[1]), np.float32)
+    def read(self, rows: Rows, out: Floats | None = None) -> Floats:
+        found = np.empty((self._count(rows), self.shape[1]), np.float32) if out is None else out
         for first, place, count in self._runs(rows):
             view = found[place : place + count].data.cast("B")
             self._file.seek(first * self._row_bytes)
@@ -90,6 +105,12 @@ class FileStates:
                     view = view[self._file.write(view) or 0 :]
             except OSError as error:
                 raise self._failed(error) from error
+
+    def add(self, rows: Rows, values: Floats) -> None:
+        index = np.arange(*rows.indices(self.shape[0])) if isinstance(rows, slice) else rows
+        for start in range(0, len(index), _ADD_ROWS):
+            part = index[start : start + _ADD_ROWS]
+            self.write(part, self.read(part) + values[start : start + _ADD_ROWS])
 
     def close(self) -> None:
         self._file.close()

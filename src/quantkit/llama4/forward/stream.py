@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.errors import UsageError
-from quantkit.kernels.blas import blas_threads
 from quantkit.llama4.forward.attention_layer import AttentionLayer
 from quantkit.llama4.forward.blocks import Blocks, spans
+from quantkit.llama4.forward.buffers import Scratch
 from quantkit.llama4.forward.feed_forward_layer import FeedForwardLayer
+from quantkit.llama4.forward.floats import Floats
 from quantkit.llama4.forward.head import logit_blocks
 from quantkit.llama4.forward.layer_weights import read_attention, read_feed_forward
 from quantkit.llama4.forward.observer import Observer
@@ -24,7 +25,8 @@ from quantkit.llama4.forward.prefetch import Prefetch
 from quantkit.llama4.forward.rotation import frequencies
 from quantkit.llama4.forward.setting import Setting
 from quantkit.llama4.forward.states import FileStates, MemoryStates, States
-from quantkit.llama4.forward.weights import Floats, Weights
+from quantkit.llama4.forward.team import Team
+from quantkit.llama4.forward.weights import Weights
 
 
 class Stream:
@@ -37,7 +39,7 @@ class Stream:
         in_file: keep the hidden states in a file; otherwise in memory.
         folder: where that file lies; None for the system's folder of temporary files.
         blocks: how much is computed at a time.
-        threads: of products, decoding and BLAS; 0 takes all processors, and BLAS's own setting.
+        threads: that compute; 0 takes all processors. Results do not depend on it. BLAS has one thread meanwhile.
 
     Attributes:
         layer: the next one to compute.
@@ -75,7 +77,8 @@ class Stream:
             prefetch=Prefetch(),
             blocks=blocks or Blocks(),
             new_states=new_states,
-            threads=threads,
+            scratch=Scratch(),
+            team=Team(threads),
         )
         self.layer = 0
         self.states = new_states()
@@ -92,6 +95,7 @@ class Stream:
     def close(self) -> None:
         """End the reading thread and let go of the hidden states."""
         self._setting.prefetch.close()
+        self._setting.team.close()
         self.states.close()
 
     def run(self) -> None:
@@ -104,17 +108,19 @@ class Stream:
         layer, setting = self.layer, self._setting
         if layer >= setting.hp.n_layers:
             raise UsageError(f"all {layer} layers are computed")
-        with blas_threads(setting.threads):
+        with setting.team.at_work():
             attention = setting.take(layer, read_attention)
             setting.start(layer, read_feed_forward)
             AttentionLayer(setting, layer, attention, self.states).run()
-            del attention
-            FeedForwardLayer(setting, layer, setting.take(layer, read_feed_forward), self.states).run()
+            setting.weights.give_back(attention.matrices)
+            feed_forward = setting.take(layer, read_feed_forward)
+            FeedForwardLayer(setting, layer, feed_forward, self.states).run()
+            setting.weights.give_back(feed_forward.unit.matrices)
         self.layer += 1
         self._observer.layer(layer, self.states)
 
     def logit_blocks(
-        self, first: int = 0, stop: int | None = None, *, n_bytes: int = 64 << 20
+        self, first: int = 0, stop: int | None = None, *, n_bytes: int = 30 << 20
     ) -> Iterator[tuple[slice, slice, Floats]]:
         """Logits of tokens `first` to `stop`, after the last layer, in pieces that are never together in memory.
 
@@ -148,7 +154,7 @@ class Stream:
             ends = [0, *(np.flatnonzero(np.diff(ids) != 1) + 1).tolist(), len(ids)]
             for start, end in pairwise(ends):
                 rows = weights.rows("token_embd.weight", int(ids[start]), end - start)
-                found[start:end] = rows.tensor.dequantize(threads=self._setting.threads)
+                found[start:end] = rows.tensor.dequantize(threads=self._setting.team.n_threads)
             self.states.write(part, found[places.reshape(-1)])
 
 

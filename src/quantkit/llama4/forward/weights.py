@@ -6,8 +6,9 @@ tensor and the same tensor of a BF16 GGUF are the same bytes, go through the sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Protocol
@@ -18,25 +19,58 @@ import numpy.typing as npt
 from quantkit.checkpoint import open_checkpoint
 from quantkit.errors import NonFiniteError, UnsupportedModelError
 from quantkit.gguf import open_gguf
-from quantkit.kernels import QuantizedTensor
+from quantkit.kernels import FORMATS, QuantizedTensor, _machine
+from quantkit.kernels.panel import BlockWeights, multiply
+from quantkit.llama4.forward.floats import Floats
+from quantkit.llama4.forward.team import Team
 from quantkit.llama4.hyperparameters import Hyperparameters
 
-Floats = npt.NDArray[np.float32]
+# Pieces of a product, at most 256 rows each: enough for many threads, large enough for BLAS.
+_TASKS = 32
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix (outputs, inputs), or some of its rows, with the name that errors tell."""
+    """A matrix (outputs, inputs), or some of its rows.
+
+    Args:
+        name: what errors tell.
+        packed: uint8 (outputs, row_bytes).
+        format: "bf16", "q4_k", ...: see quantkit.kernels.FORMATS.
+    """
 
     name: str
-    tensor: QuantizedTensor
+    packed: npt.NDArray[np.uint8]
+    format: str
 
-    def product(self, x: Floats, threads: int) -> Floats:
-        """x Wᵀ in float32: x (n, inputs) -> (n, outputs). NonFiniteError with the tensor's name."""
+    @property
+    def tensor(self) -> QuantizedTensor:
+        """The same bytes, as a user of quantkit knows them."""
+        return QuantizedTensor(self.packed, self.format)
+
+    @property
+    def n_outputs(self) -> int:
+        return len(self.packed)
+
+    def product(self, x: Floats, out: Floats, team: Team) -> Floats:
+        """out = x Wᵀ in float32: x (n, inputs), finite, out (n, outputs). NonFiniteError with the tensor's name."""
+        n_outputs = len(self.packed)
+        if len(x) <= _machine.DOT_ROWS:  # bound by memory, and shared out by the machine room
+            self._rows_product(x, out, 0, n_outputs, team.n_threads)
+            return out
+        step = min(max(n_outputs // _TASKS // 16 * 16, 64), 256)
+        team.run(
+            partial(self._rows_product, x, out[:, first : first + step], first, min(step, n_outputs - first), 1)
+            for first in range(0, n_outputs, step)
+        )
+        return out
+
+    def _rows_product(self, x: Floats, out: Floats, first: int, count: int, threads: int) -> None:
+        weights = BlockWeights(self.packed[first : first + count], FORMATS[self.format])
         try:
-            return self.tensor.matmul(x, threads=threads)
+            multiply(x, weights, out, int8=False, threads=threads)
         except NonFiniteError as error:
-            error.what = f"{self.name}: {error.what}"
+            error.what = f"{self.name}, from row {first} on: {error.what}"
             raise
 
 
@@ -62,6 +96,9 @@ class Weights(Protocol):
 
     def rows(self, name: str, first: int, count: int) -> Matrix:
         """Rows `first` to `first + count` of a matrix."""
+
+    def give_back(self, matrices: Iterable[Matrix]) -> None:
+        """Matrices that nobody looks at any more; their memory is used for others."""
 
     def close(self) -> None:
         """Close the files."""
