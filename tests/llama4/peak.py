@@ -1,6 +1,6 @@
 """Peak memory of a stream: `python peak.py '{"checkpoint": ..., "sequences": 4, "context": 512, ...}'`.
 
-Prints the process's peak bytes and the seconds of each layer, as JSON.
+Prints the process's peak bytes, what was estimated, and the seconds of each layer, as JSON.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def main() -> None:
             for _ in stream.logit_blocks():
                 pass
             seconds.append(time.perf_counter() - start)
-    sys.stdout.write(json.dumps({"peak_bytes": high_water_bytes(), "seconds": seconds}) + "\n")
+    memory = stream.memory
+    report = {"peak_bytes": high_water_bytes(), "states": memory.states, "working": memory.working, "seconds": seconds}
+    sys.stdout.write(json.dumps(report) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,13 +11,12 @@ from tests.llama4 import checkpoints
 
 import quantkit
 from quantkit.checkpoint import Checkpoint, TensorEntry
-from quantkit.errors import CheckpointError, NonFiniteError, UnsupportedModelError, UsageError
+from quantkit.errors import CheckpointError, NonFiniteError, PlanRefusedError, UnsupportedModelError, UsageError
 from quantkit.gguf import load_tensor, open_gguf, save_tensors
 from quantkit.kernels import QuantizedTensor
 from quantkit.llama4 import Hyperparameters
-from quantkit.llama4.forward import Inputs, Observer, Routing, Stream, open_weights
-from quantkit.llama4.forward.blocks import Blocks
-from quantkit.llama4.forward.states import States
+from quantkit.llama4.forward import Blocks, Inputs, Observer, Routing, Stream, estimate, open_weights
+from quantkit.llama4.forward.states import FileStates, States
 
 TINY = Path(__file__).parents[1] / "data" / "tiny-llama4"
 TOKENS = np.random.default_rng(0).integers(0, 990, (3, 70))
@@ -125,13 +124,29 @@ def test_blocks_change_nothing_but_rounding(blocks: Blocks, experts_used: int, t
     assert_close(run(folder, blocks=blocks), run(folder))
 
 
-def test_same_bits_twice_and_in_a_file(tmp_path: Path) -> None:
+def test_same_bits_twice_and_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = build(tmp_path / "source", experts_used=2)
     once = run(folder, blocks=Blocks(32))
     assert_same(run(folder, blocks=Blocks(32)), once)
-    assert_same(run(folder, blocks=Blocks(32), in_file=True, folder=tmp_path), once)
+    weights = open_weights(folder)
+    memory = estimate(weights, *TOKENS.shape, Blocks(32), 2)
+    assert memory.states == 2 * TOKENS.size * 96 * 4
+    files = []
+    original = FileStates.__init__
+
+    def note(self: FileStates, *arguments: Any) -> None:
+        files.append(arguments)
+        original(self, *arguments)
+
+    monkeypatch.setattr(FileStates, "__init__", note)
+    options = {"blocks": Blocks(32), "folder": tmp_path, "threads": 2}
+    assert_same(run(folder, **options, max_ram_bytes=memory.states + memory.working), once)
+    assert not files
+    assert_same(run(folder, **options, max_ram_bytes=memory.states + memory.working - 1), once)
+    assert set(files) == {(TOKENS.size, 96, tmp_path)}
     assert [path.name for path in tmp_path.iterdir()] == ["source"]  # the file has no name
-    assert_same(run(TINY, in_file=True), run(TINY))
+    with pytest.raises(PlanRefusedError, match="beside hidden states"):
+        run(folder, **options, max_ram_bytes=memory.working - 1)
 
 
 def test_same_bits_for_any_number_of_threads(tmp_path: Path) -> None:

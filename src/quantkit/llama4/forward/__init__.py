@@ -1,7 +1,20 @@
 """The forward pass of the text model as a stream: all tokens go through one layer, then through the next."""
 
+from quantkit.llama4.forward.blocks import Blocks
+from quantkit.llama4.forward.memory import Memory, estimate
 from quantkit.llama4.forward.observer import Inputs, Observer, Routing
 from quantkit.llama4.forward.stream import Stream
 from quantkit.llama4.forward.weights import Matrix, Weights, open_weights
 
-__all__ = ["Inputs", "Matrix", "Observer", "Routing", "Stream", "Weights", "open_weights"]
+__all__ = [
+    "Blocks",
+    "Inputs",
+    "Matrix",
+    "Memory",
+    "Observer",
+    "Routing",
+    "Stream",
+    "Weights",
+    "estimate",
+    "open_weights",
+]

@@ -84,6 +84,12 @@ class CheckpointWeights:
             for claim in text_claims(checkpoint, self.hp)
             for part in claim.source.parts
         }
+        self.reading_bytes = max(
+            place.claim.entry.n_bytes // place.claim.source.shape[0]
+            if place.is_input_major
+            else min(place.claim.entry.n_bytes, MAX_SLAB_BYTES)
+            for place in self._places.values()
+        )
         self._buffer = np.empty(0, np.uint8)
         self._buffers = Buffers()
         self._lock = threading.Lock()
@@ -118,6 +124,10 @@ class CheckpointWeights:
         with self._lock:
             return self._read_rows(self._place(name, None), first, count)
 
+    def n_bytes(self, name: str) -> int:
+        place = self._places.get((name, None)) or self._places[name, 0]
+        return place.part.n_rows * row_bytes(place.format, place.cols)
+
     def give_back(self, matrices: Iterable[Matrix]) -> None:
         for matrix in matrices:
             self._buffers.give(matrix.packed)
@@ -145,7 +155,13 @@ class CheckpointWeights:
 
     def _load(self, slab: Slab) -> None:
         if self._buffer.size < slab.n_bytes:
-            self._buffer = np.empty(slab.n_bytes, np.uint8)
+            self.reading_bytes = max(
+                place.claim.entry.n_bytes // place.claim.source.shape[0]
+                if place.is_input_major
+                else min(place.claim.entry.n_bytes, MAX_SLAB_BYTES)
+                for place in self._places.values()
+            )
+        self._buffer = np.empty(slab.n_bytes, np.uint8)
         self._checkpoint.read_into(slab.entry, self._buffer.data, slab.offset_bytes, slab.n_bytes)
 
     def _encode(self, slab: Slab, out: Bytes, place: _Place) -> None:

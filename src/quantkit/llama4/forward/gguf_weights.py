@@ -27,6 +27,8 @@ class GgufWeights:
         hp: instead of the file's keys and the runtime's constants.
     """
 
+    reading_bytes = 0
+
     def __init__(self, file: GgufFile, hp: Hyperparameters | None = None) -> None:
         self.source = file.files[0]
         self.hp = hp or gguf_hyperparameters(file)
@@ -64,6 +66,10 @@ class GgufWeights:
 
     def rows(self, name: str, first: int, count: int) -> Matrix:
         return self._read(name, first, count)
+
+    def n_bytes(self, name: str) -> int:
+        tensor = self._tensors[name]
+        return _n_rows(tensor) * row_bytes(tensor.type, tensor.shape[-1])
 
     def give_back(self, matrices: Iterable[Matrix]) -> None:
         for matrix in matrices:

@@ -20,6 +20,7 @@ from quantkit.llama4.forward.feed_forward_layer import FeedForwardLayer
 from quantkit.llama4.forward.floats import Floats
 from quantkit.llama4.forward.head import logit_blocks
 from quantkit.llama4.forward.layer_weights import read_attention, read_feed_forward
+from quantkit.llama4.forward.memory import estimate
 from quantkit.llama4.forward.observer import Observer
 from quantkit.llama4.forward.prefetch import Prefetch
 from quantkit.llama4.forward.rotation import frequencies
@@ -36,7 +37,8 @@ class Stream:
         weights: from `open_weights`; not closed by the stream. Several streams may share them.
         tokens: whole numbers (sequences, context); sequences do not see each other.
         observer: is told of inputs, routing and layers.
-        in_file: keep the hidden states in a file; otherwise in memory.
+        max_ram_bytes: of the whole process, about (see `estimate`): where hidden states do not fit in as well, they are
+            kept in a file, which changes no bit.
         folder: where that file lies; None for the system's folder of temporary files.
         blocks: how much is computed at a time.
         threads: that compute; 0 takes all processors. Results do not depend on it. BLAS has one thread meanwhile.
@@ -44,9 +46,11 @@ class Stream:
     Attributes:
         layer: the next one to compute.
         states: the hidden states (sequences * context, hidden) that go into it.
+        memory: what all this takes.
 
     Raises:
         UsageError: tokens that are none, or of another shape.
+        PlanRefusedError: more memory is needed than is allowed.
         CheckpointError, NonFiniteError: from reading weights.
     """
 
@@ -56,29 +60,33 @@ class Stream:
         tokens: Any,
         *,
         observer: Observer | None = None,
-        in_file: bool = False,
+        max_ram_bytes: int | None = None,
         folder: Path | None = None,
         blocks: Blocks | None = None,
         threads: int = 0,
     ) -> None:
         self.tokens = _token_ids(tokens, weights.hp.vocab_size)
         self._observer = observer or Observer()
+        blocks, team = blocks or Blocks(), Team(threads)
+        n_sequences, context = self.tokens.shape
+        self.memory = estimate(weights, n_sequences, context, blocks, team.n_threads)
+        in_memory = self.memory.keeps_states(max_ram_bytes)
 
         def new_states() -> States:
             shape = (self.tokens.size, weights.hp.hidden_size)
-            return FileStates(*shape, folder) if in_file else MemoryStates(*shape)
+            return MemoryStates(*shape) if in_memory else FileStates(*shape, folder)
 
         self._setting = Setting(
             weights=weights,
-            n_sequences=self.tokens.shape[0],
-            context=self.tokens.shape[1],
+            n_sequences=n_sequences,
+            context=context,
             frequency=frequencies(weights.hp, weights.rope_divisors()),
             observer=self._observer,
             prefetch=Prefetch(),
-            blocks=blocks or Blocks(),
+            blocks=blocks,
             new_states=new_states,
             scratch=Scratch(),
-            team=Team(threads),
+            team=team,
         )
         self.layer = 0
         self.states = new_states()

@@ -25,8 +25,8 @@ from quantkit.llama4.forward.floats import Floats
 from quantkit.llama4.forward.team import Team
 from quantkit.llama4.hyperparameters import Hyperparameters
 
-# Pieces of a product, at most 256 rows each: enough for many threads, large enough for BLAS.
-_TASKS = 32
+# Pieces of a product: enough for many threads, and large enough for BLAS.
+_PIECES, PIECE_ROWS = 32, 256
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Matrix:
         if len(x) <= _machine.DOT_ROWS:  # bound by memory, and shared out by the machine room
             self._rows_product(x, out, 0, n_outputs, team.n_threads)
             return out
-        step = min(max(n_outputs // _TASKS // 16 * 16, 64), 256)
+        step = min(max(n_outputs // _PIECES // 16 * 16, 64), PIECE_ROWS)
         team.run(
             partial(self._rows_product, x, out[:, first : first + step], first, min(step, n_outputs - first), 1)
             for first in range(0, n_outputs, step)
@@ -80,10 +80,12 @@ class Weights(Protocol):
     Attributes:
         hp: the model's shape and constants.
         source: what the weights are read from, for messages.
+        reading_bytes: the most memory that reading takes beside what it returns.
     """
 
     hp: Hyperparameters
     source: Path
+    reading_bytes: int
 
     def rope_divisors(self) -> Floats | None:
         """Divisors of RoPE's frequencies, float32 (head_dim / 2,); None for ones."""
@@ -96,6 +98,9 @@ class Weights(Protocol):
 
     def rows(self, name: str, first: int, count: int) -> Matrix:
         """Rows `first` to `first + count` of a matrix."""
+
+    def n_bytes(self, name: str) -> int:
+        """Packed bytes of a matrix, or of one expert's."""
 
     def give_back(self, matrices: Iterable[Matrix]) -> None:
         """Matrices that nobody looks at any more; their memory is used for others."""
