@@ -66,7 +66,7 @@ def test_many_tokens_for_every_expert_leave_the_importance_as_it_is(tmp_path: Pa
     imatrix = read_imatrix(write_imatrix_gguf(tmp_path / "a.gguf", {EXPERTS: (means * counts[:, None], counts)}))
     found = imatrix.importance(EXPERTS, 16, 256)
     assert found is not None
-    assert np.abs(found / means - 1).max() < 0.005
+    assert np.abs(found / means - 1).max() < 0.01
     assert np.abs(found / means - 1).mean() < 0.0005
 
 

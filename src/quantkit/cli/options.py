@@ -101,7 +101,8 @@ _SHARED: tuple[Callable[[Callback], Callback], ...] = (
         group=WHAT,
         type=click.Path(dir_okay=False),
         metavar="FILE",
-        help="Importance per input column and expert, as llama-imatrix writes it (GGUF or .dat).",
+        help="Importance per input column and expert, as llama-imatrix writes it (GGUF or .dat). Experts that saw few "
+        "tokens lean on the layer's pooled statistics (`quantkit imatrix export --help`).",
     ),
     click.option(
         "--split-max-size",

@@ -14,11 +14,16 @@ and Weighting Factors", 1982): the weighted squares of the deviations are to be 
 differ no more than by chance are pooled (k is infinite), and experts whose columns have little in common, as those of
 ffn_down, keep to their own data.
 
+The layer's mean[j] is shrunk in the same way toward the mean over columns, by the scatter of the columns against the
+error that mean[j] has from so many experts and tokens: hierarchical credibility (W. S. Jewell, "The use of collateral
+data in credibility theory", 1975; Bühlmann and Gisler, chapter 6). It matters for ffn_down: column j of one expert has
+nothing to do with column j of another, and the pooled statistics of such columns are noise around a constant.
+
 NOISE is the relative variance of x² over tokens, times the number of neighbouring tokens that tell no more than one. On
 a trained model of this family (8 layers, 16 experts, 200,000 tokens of ten kinds of text) that is 2.5 to 4 times 4 for
-the inputs of gate and up, and 40 to 110 times 3 for those of down. 12 is the small end: from 30 to 6,000 tokens an
-expert its estimates were nearer to those of much more text than raw and than Gaussian ones, or as near, in both. It is
-not estimated: a file with about as many tokens for each expert does not tell it from `between`.
+the inputs of gate and up, and 40 to 110 times 3 for those of down. 12 is the small end: larger values cost more where
+there are many tokens than they gain where there are few (docs/benchmarks/imatrix.md). It is not estimated: a file with
+about as many tokens for each expert does not tell it from `between`.
 """
 
 from __future__ import annotations
@@ -45,7 +50,8 @@ class Shrunk:
 
     Args:
         means: float64 (experts, cols), mean squares.
-        pooled: float64 (cols,), the layer's: what an expert that saw nothing has.
+        pooled: float64 (cols,), the layer's, itself shrunk: what an expert that saw nothing has. A column in which no
+            expert saw anything but zeros stays zero.
         credibility: float64 (experts,), z: the share of an expert's own data in its estimate; 0 where it saw nothing.
         prior_tokens: k, how many tokens the pooled statistics count for; infinite where the experts are alike.
     """
@@ -78,14 +84,16 @@ def shrink(sums: NDArray[Any], counts: Float64, effective: Float64 | None = None
         raise UsageError("no expert saw a token, so that there is nothing to estimate from")
     own = sums[seen].astype(np.float64) / counts[seen, None]
     tokens = sizes[seen]
-    k = 0.0  # of one expert alone: how much others would differ is unknown, and it is all that is known
-    if len(own) > 1:
+    if len(own) == 1:  # how much others would differ is unknown, and its data are all there is
+        k, pooled = 0.0, own[0]
+    else:
         step = -(-own.shape[1] // _COLUMNS)
         between = _between(np.ascontiguousarray(own[:, ::step]), tokens, noise)
         k = noise * (1 + between) / between if between else math.inf
+        weights = _weights(tokens, noise, between)
+        pooled = _toward_constant(_weighted_mean(own, weights), 1 / math.fsum(weights))
     credibility = np.zeros(len(sums))
     credibility[seen] = tokens / (tokens + k)
-    pooled = _weighted_mean(own, tokens if k == math.inf else credibility[seen])
     means = np.tile(pooled, (len(sums), 1))
     means[seen] += credibility[seen, None] * (own - pooled)
     return Shrunk(means, pooled, credibility, k)
@@ -107,7 +115,7 @@ def _between(own: Float64, tokens: Float64, noise: float) -> float:
 
 def _excess(own: Float64, tokens: Float64, noise: float, between: float) -> float:
     """Weighted squares of the deviations from the mean, less what they come to if `between` is right."""
-    weights = 1 / (between + noise * (1 + between) / tokens)
+    weights = _weights(tokens, noise, between)
     mean = _weighted_mean(own, weights)
     used = mean > 0
     if not used.any():
@@ -121,3 +129,20 @@ def _excess(own: Float64, tokens: Float64, noise: float, between: float) -> floa
 def _weighted_mean(rows: Float64, weights: Float64) -> Float64:
     total: Float64 = (rows * weights[:, None]).sum(axis=0)
     return total / math.fsum(weights)
+
+
+def _weights(tokens: Float64, noise: float, between: float) -> Float64:
+    """One over the relative variance of each expert's mean squares around the layer's."""
+    return 1 / (between + noise * (1 + between) / tokens)
+
+
+def _toward_constant(mean: Float64, error: float) -> Float64:
+    """The layer's means by column, of relative variance `error`, shrunk toward the mean over columns."""
+    used = mean > 0
+    if not used.any():
+        return mean
+    level = math.fsum(mean[used]) / int(used.sum())
+    scatter = math.fsum((mean[used] / level - 1) ** 2) / int(used.sum())
+    between = max(scatter - error, 0.0) / (1 + error)
+    share = between / (between + error)  # for the least error in units of each column's own size, large and small alike
+    return np.where(used, level + share * (mean - level), 0.0)
