@@ -4,10 +4,11 @@
     python tools/fuzz.py --seed 1234 --cases 1         # that case again
     python tools/fuzz.py --replay fuzz-1234.npz        # a saved input, whatever the generator has become
 
-Each case draws a format, a source type, weights (families of quantkit.testing; grids of other formats, rows spliced,
-bits flipped, or nothing but random bits), importance, and how the weights lie in memory. The scalar tier with one
-thread says what is right: bytes, or a refusal with its row and column. What was encoded, and random blocks, are decoded
-too. The first case in which a tier differs is saved, and ends the run with exit code 1.
+Each case draws a format (or bits, size and scales of groups), a source type, weights (families of quantkit.testing;
+grids of other formats, rows spliced, bits flipped, or nothing but random bits), importance, and how the weights lie in
+memory. The scalar tier with one thread says what is right: bytes, or a refusal with its row and column. What was
+encoded, and random blocks, are decoded too. The first case in which a tier differs is saved, and ends the run with exit
+code 1.
 """
 
 from __future__ import annotations
@@ -24,8 +25,18 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.kernels import FORMATS, dequantize, encode_into, quantize, row_bytes
+from quantkit.kernels import (
+    FORMATS,
+    _machine,
+    current_tier,
+    dequantize,
+    dequantize_groups,
+    encode_into,
+    quantize,
+    row_bytes,
+)
 from quantkit.kernels.codec import OutOfRangeError, Weighting
+from quantkit.kernels.groups import BITS, GROUP_SIZES
 from quantkit.testing import CHANNELS, IMPORTANCES, WEIGHTS, make_importance, make_weights, supported_tiers, use_tier
 
 Rng = np.random.Generator
@@ -34,6 +45,7 @@ Floats = npt.NDArray[np.float32]
 Outcome = dict[str, Any]
 
 SCALARS = {"f32": np.uint32, "f16": np.uint16, "bf16": np.uint16, "f8_e4m3": np.uint8}
+SCALES: dict[str, type[np.generic]] = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,7 @@ class Case:
     """All that encode_into takes, so that a saved case needs no generator."""
 
     format: str
+    """"int4" and its like for groups."""
     dtype: str
     source: Bytes
     rows: int
@@ -55,7 +68,12 @@ class Case:
     """The rows before and from this one are encoded in calls of their own too."""
     threads: int
     blocks: Bytes
-    """(n, block_bytes) that no encoder made, to decode."""
+    """(n, block_bytes) that no encoder made, to decode: of a group, its codes, scale and bias."""
+    bits: int = 0
+    """Of groups; 0 for a format of blocks, and what follows is for groups only."""
+    group_size: int = 0
+    symmetric: bool = False
+    scale_type: str = "f32"
 
     def save(self, path: Path) -> None:
         held = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -66,6 +84,11 @@ class Case:
         with np.load(path) as held:
             found = {name: held[name] if held[name].ndim else held[name].item() for name in held.files}
         return cls(**{"importance": None, "scale": None, **found})
+
+    def options(self) -> dict[str, Any]:
+        """Of encode_into."""
+        group = ("bits", "group_size", "symmetric", "scale_type")
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("cut", "blocks", *group)}
 
 
 def draw_values(rng: Rng, rows: int, cols: int) -> Floats:
@@ -121,12 +144,18 @@ def lay_out(rng: Rng, bits: npt.NDArray[Any]) -> dict[str, Any]:
 
 def draw_case(seed: int) -> Case:
     rng = np.random.default_rng(seed)
-    format = str(rng.choice(list(FORMATS)))
-    block = max(32, FORMATS[format].block_size)
+    grouped = rng.random() < 0.25
+    bits = int(rng.choice(BITS)) if grouped else 0
+    format = f"int{bits}" if grouped else str(rng.choice(list(FORMATS)))
+    size = int(rng.choice([*GROUP_SIZES, -1])) if grouped else 0
+    block = max(32, size) if grouped else max(32, FORMATS[format].block_size)
     rows = int(rng.integers(1, 300 if rng.random() < 0.05 else 40))
     cols = block * int(rng.integers(1, 1 + 1024 // block))
-    dtype = str(rng.choice(list(SCALARS)))
+    size = cols if size < 0 else size
+    scale_type = str(rng.choice(list(SCALES))) if grouped else "f32"
+    dtype = str(rng.choice([name for name in SCALARS if name in SCALES or not grouped]))
     kind = rng.choice([None, *IMPORTANCES], p=[0.4, *[0.6 / len(IMPORTANCES)] * len(IMPORTANCES)])
+    block_bytes = size // 8 * bits + 2 * scale_bytes(scale_type) if grouped else FORMATS[format].block_bytes
     return Case(
         format=format,
         dtype=dtype,
@@ -134,23 +163,75 @@ def draw_case(seed: int) -> Case:
         cols=cols,
         weighting=str(rng.choice(get_args(Weighting))),
         importance=None if kind is None else make_importance(str(kind), cols, int(rng.integers(2**32))),
-        scale=None if rng.random() < 0.8 else (10.0 ** rng.uniform(-6, 2, rows)).astype(np.float32),
+        scale=None if grouped or rng.random() < 0.8 else (10.0 ** rng.uniform(-6, 2, rows)).astype(np.float32),
         cut=int(rng.integers(rows + 1)),
         threads=int(rng.integers(2, 5)),
-        blocks=rng.integers(0, 256, (int(rng.integers(1, 40)), FORMATS[format].block_bytes), np.uint8),
+        blocks=rng.integers(0, 256, (int(rng.integers(1, 40)), block_bytes), np.uint8),
+        bits=bits,
+        group_size=size,
+        symmetric=bool(grouped and rng.random() < 0.4),
+        scale_type=scale_type,
         **lay_out(rng, to_bits(rng, draw_values(rng, rows, cols), dtype)),
     )
 
 
+def scale_bytes(scale_type: str) -> int:
+    return np.dtype(SCALES[scale_type]).itemsize
+
+
 def encode(case: Case, threads: int) -> Outcome:
+    if case.bits:
+        return encode_groups(case, threads)
     out = np.full((case.rows, row_bytes(case.format, case.cols)), 0xA5, np.uint8)
-    options = {field.name: getattr(case, field.name) for field in fields(case)}
-    del options["cut"], options["blocks"]
     try:
-        encode_into(out, **{**options, "threads": threads})
+        encode_into(out, **{**case.options(), "threads": threads})
     except OutOfRangeError as error:
         return {"refused": (error.row, error.col, np.float32(error.value).tobytes().hex())}
     return {"bytes": out, "values of what was encoded": as_bits(dequantize(out, case.format, threads=threads))}
+
+
+def encode_groups(case: Case, threads: int) -> Outcome:
+    """By the machine room's own door: quantize_groups copies what it cannot read in place, this takes any strides."""
+    groups = case.cols // case.group_size * scale_bytes(case.scale_type)
+    sizes = {"codes": case.cols // 8 * case.bits, "scales": groups, "biases": groups}
+    out = {name: np.full((case.rows, size), 0xA5, np.uint8) for name, size in sizes.items()}
+    bad = _machine.encode_groups(
+        current_tier(),
+        case.source[case.offset_elements * np.dtype(SCALARS[case.dtype]).itemsize :],
+        case.dtype,
+        case.rows,
+        case.cols,
+        case.row_stride,
+        case.col_stride,
+        case.importance,
+        case.bits,
+        case.group_size,
+        case.symmetric,
+        case.scale_type,
+        *(part.reshape(-1) for part in out.values()),
+        threads,
+    )
+    if bad is not None:
+        return {"refused": (*bad[:2], np.float32(bad[2]).tobytes().hex())}
+    return {**out, "values of what was encoded": decode_groups(case, *out.values(), threads)}
+
+
+def decode_groups(case: Case, codes: Bytes, scales: Bytes, biases: Bytes, threads: int) -> npt.NDArray[np.uint32]:
+    """Of rows of codes, scales and biases."""
+    kind = SCALES[case.scale_type]
+    parts = [
+        np.ascontiguousarray(part).view(as_type)
+        for part, as_type in zip((codes, scales, biases), (np.uint32, kind, kind), strict=True)
+    ]
+    size = case.group_size if case.group_size in GROUP_SIZES else -1
+    return as_bits(dequantize_groups(*parts, case.bits, size, threads=threads))
+
+
+def decode_blocks(case: Case, threads: int) -> npt.NDArray[np.uint32]:
+    if not case.bits:
+        return as_bits(dequantize(case.blocks, case.format, threads=threads))
+    codes, size = case.group_size // 8 * case.bits, scale_bytes(case.scale_type)
+    return decode_groups(case, *np.split(case.blocks, [codes, codes + size], axis=1), threads)
 
 
 def encode_in_two(case: Case, expected: Outcome) -> Outcome:
@@ -191,7 +272,7 @@ def check(case: Case, tiers: list[str]) -> tuple[str, Outcome]:
     """What differs, in words, and what is right."""
     with use_tier(tiers[0]):
         expected = encode(case, 1)
-        decoded = as_bits(dequantize(case.blocks, case.format, threads=1))
+        decoded = decode_blocks(case, 1)
     for tier in tiers:
         with use_tier(tier):
             ways = {
@@ -203,7 +284,7 @@ def check(case: Case, tiers: list[str]) -> tuple[str, Outcome]:
                 found = difference(run(), expected)
                 if found:
                     return f"{case.format}, tier {tier}, {way}: {found}", expected
-            values = {"values of random blocks": as_bits(dequantize(case.blocks, case.format, threads=case.threads))}
+            values = {"values of random blocks": decode_blocks(case, case.threads)}
             found = difference(values, {"values of random blocks": decoded})
             if found:
                 return f"{case.format}, tier {tier}: {found}", expected
@@ -242,7 +323,7 @@ def main() -> int:
         weights += case.rows * case.cols
         if time.monotonic() > end:
             break
-    per_format = ", ".join(f"{name} {seen[name]}" for name in FORMATS)
+    per_format = ", ".join(f"{name} {seen[name]}" for name in [*FORMATS, *(f"int{bits}" for bits in BITS)])
     print(f"{seen.total()} cases agree, {weights / 1e6:.1f} M weights, {refused} refused: {per_format}")
     return 0
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import quantkit
 
 ROOT = Path(__file__).parents[2]
@@ -26,11 +28,26 @@ def encode_into(out, source, **options):
 kernels.encode_into = encode_into
 runpy.run_path(sys.argv.pop(1), run_name="__main__")
 """
+DEFECT_OF_GROUPS = """
+import runpy, sys
+from quantkit.kernels import _machine
+right = _machine.encode_groups
+
+def encode_groups(*arguments):
+    refused = right(*arguments)
+    biases, threads = arguments[-2:]
+    if threads > 1 and arguments[3] > 20:
+        biases[-1] ^= 1
+    return refused
+
+_machine.encode_groups = encode_groups
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
 
 
-def run(*arguments: object, defect: bool = False) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, defect: str = "") -> subprocess.CompletedProcess[str]:
     fuzz = str(ROOT / "tools" / "fuzz.py")
-    command = [sys.executable, "-c", DEFECT, fuzz] if defect else [sys.executable, fuzz]
+    command = [sys.executable, "-c", defect, fuzz] if defect else [sys.executable, fuzz]
     environment = {**os.environ, "PYTHONPATH": str(Path(quantkit.__file__).parents[1])}
     command += [str(argument) for argument in arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -48,17 +65,17 @@ def test_the_same_seed_gives_the_same_cases() -> None:
     assert "\n20 cases agree" in first
 
 
-def test_what_differs_is_found_saved_and_seen_again(tmp_path: Path) -> None:
-    done = run("--seed", 1, "--cases", 200, "--save", tmp_path, defect=True)
+@pytest.mark.parametrize(("defect", "names"), [(DEFECT, r"\w+"), (DEFECT_OF_GROUPS, r"int[234568]")])
+def test_what_differs_is_found_saved_and_seen_again(defect: str, names: str, tmp_path: Path) -> None:
+    done = run("--seed", 1, "--cases", 200, "--save", tmp_path, defect=defect)
     assert done.returncode == 1, done.stdout + done.stderr
-    found = re.search(
-        r"DIFFERS: (\w+, tier \w+, \d threads: other bytes, first at .*)\nagain: --seed (\d+) --cases 1", done.stdout
-    )
+    words = rf"DIFFERS: ({names}, tier \w+, \d threads: other (?:bytes|biases), .*)\nagain: --seed (\d+) --cases 1"
+    found = re.search(words, done.stdout)
     assert found
     saved = tmp_path / f"fuzz-{found[2]}.npz"
     assert f"or --replay {saved}" in done.stdout
-    assert found[1] in run("--seed", found[2], "--cases", 1, "--save", tmp_path, defect=True).stdout
-    replayed = run("--replay", saved, defect=True)
+    assert found[1] in run("--seed", found[2], "--cases", 1, "--save", tmp_path, defect=defect).stdout
+    replayed = run("--replay", saved, defect=defect)
     assert (replayed.returncode, replayed.stdout.strip()) == (1, found[1])
     mended = run("--replay", saved)
     assert mended.returncode == 0
