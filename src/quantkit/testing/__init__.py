@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from quantkit.testing.families import make_activations as make_activations
     from quantkit.testing.families import make_importance as make_importance
     from quantkit.testing.families import make_weights as make_weights
+    from quantkit.testing.group_properties import (
+        assert_groups_power_of_two_scaling as assert_groups_power_of_two_scaling,
+    )
+    from quantkit.testing.group_properties import (
+        assert_groups_requantizing_is_stable as assert_groups_requantizing_is_stable,
+    )
+    from quantkit.testing.group_properties import assert_groups_same_bytes as assert_groups_same_bytes
+    from quantkit.testing.group_properties import assert_groups_stand_alone as assert_groups_stand_alone
     from quantkit.testing.groups import assert_groups_within_bound as assert_groups_within_bound
     from quantkit.testing.groups import group_error_bounds as group_error_bounds
     from quantkit.testing.metrics import measure as measure
@@ -48,6 +56,12 @@ _ROOMS = {
         "make_activations",
         "make_importance",
         "make_weights",
+    ),
+    "group_properties": (
+        "assert_groups_power_of_two_scaling",
+        "assert_groups_requantizing_is_stable",
+        "assert_groups_same_bytes",
+        "assert_groups_stand_alone",
     ),
     "groups": ("assert_groups_within_bound", "group_error_bounds"),
     "metrics": ("measure",),
