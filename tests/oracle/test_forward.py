@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests import peer
 from tests.llama4 import checkpoints
 from tests.oracle import drift, llama
 from tests.oracle.reference import Reference
@@ -171,3 +172,13 @@ def test_perplexity_is_that_of_llama_cpp(tmp_path: Path) -> None:
         exact = drift.log_softmax(model.logits(chunks[0][:-1], last=n))
     surprise = -np.take_along_axis(exact, chunks[0, 129:, None], axis=-1)[:, 0]
     np.testing.assert_allclose(ours[0], surprise, atol=1e-4)
+
+
+def test_llama_cpp_s_own_file_gives_the_checkpoint_s_bits(tmp_path: Path) -> None:
+    tokens = np.random.default_rng(0).integers(0, 990, (2, 40))
+    states = []
+    for path in (TINY, peer.convert(TINY, tmp_path / "peer.gguf", "bf16")):
+        with Stream(open_weights(path), tokens) as stream:
+            stream.run()
+            states.append(stream.logits())
+    np.testing.assert_array_equal(*states)
