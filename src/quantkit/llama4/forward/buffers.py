@@ -35,12 +35,18 @@ class Buffers:
         self._free: list[Bytes] = []
         self._lock = threading.Lock()
 
+    @property
+    def free_bytes(self) -> int:
+        """Of what was given back and not taken again."""
+        return sum(buffer.nbytes for buffer in self._free)
+
     def take(self, n_bytes: int) -> Bytes:
-        """uint8 (n_bytes,) of any content, contiguous; part of a buffer that is at most twice as large, or new."""
+        """uint8 (n_bytes,) of any content, contiguous; part of a buffer that is little larger, or new."""
         if n_bytes < _SMALL:
             return np.empty(n_bytes, np.uint8)
         with self._lock:
-            fitting = [buffer for buffer in self._free if n_bytes <= buffer.size <= 2 * n_bytes]
+            # a query matrix goes into an expert's buffer; an expert in one of a dense layer would waste half of it
+            fitting = [buffer for buffer in self._free if n_bytes <= buffer.size <= n_bytes * 5 // 3]
             if fitting:
                 best = min(fitting, key=lambda buffer: buffer.size)
                 self._free = [buffer for buffer in self._free if buffer is not best]
