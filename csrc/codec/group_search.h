@@ -53,14 +53,10 @@ class GroupSearch {
             const StepsList steps = list_of_steps(bits_, quick);
             for (int k = 0; k < steps.count; k++) try_step(steps.steps[k]);
         } else {
-            const Line mlx = mlx_line();
-            try_line(mlx.scale, mlx.bias);
-            inherited_ = set1(1.0f);
-            least_ = least_ * set1(1 - 1.0f / 2048);  // so much may the sums be off
-            if (type_ != Scalar::f32) {
-                const Line cover = covering_line();
-                try_line(cover.scale, cover.bias);
-            }
+            if (type_ == Scalar::f32)
+                try_plain_lines<1>({mlx_line()});
+            else
+                try_plain_lines<2>({mlx_line(), covering_line()});
             const EndsList ends = ends_for(bits_, quick);
             for (int k = 0; k < ends.count; k += 2) try_ends(ends.ends[k], ends.ends[k + 1], ends.clamped);
         }
@@ -69,7 +65,7 @@ class GroupSearch {
             try_line(scale, bias);
             try_around();
         }
-        if (!quick || type_ != Scalar::f32) try_line(scale, bias);
+        if (!quick || (SYMMETRIC && type_ != Scalar::f32)) try_line(scale, bias);
         if constexpr (SYMMETRIC) bias = centred(scale).bias;
         settle_coarse();
         const M divide = (zero < inherited_) | (abs(scale) < set1(7.8886091e-31f));
@@ -104,6 +100,10 @@ class GroupSearch {
     };
     struct Sums {
         F r, rr, ru;
+    };
+    struct Trial {
+        F first, inverse;
+        Sums sums;
     };
 
     F stored(F a) const { return stored_as(type_, a); }
@@ -185,6 +185,26 @@ class GroupSearch {
     // Lines as they are stored.
     template <int K>
     void try_lines(const Line (&lines)[K]) {
+        Trial trials[K];
+        sum_lines(lines, trials);
+        for (int k = 0; k < K; k++) offer_all(lines[k], trials[k]);
+    }
+
+    // The first is MLX's.
+    template <int K>
+    void try_plain_lines(const Line (&lines)[K]) {
+        Trial trials[K];
+        sum_lines(lines, trials);
+        for (int k = 0; k < K; k++) {
+            offer_all(lines[k], trials[k]);
+            if (k) continue;
+            inherited_ = set1(1.0f);
+            least_ = least_ * set1(1 - 1.0f / 2048);  // so much may the sums be off
+        }
+    }
+
+    template <int K>
+    void sum_lines(const Line (&lines)[K], Trial (&trials)[K]) const {
         const F zero = set1(0.0f), one = set1(1.0f);
         F first[K], inverse[K];
         for (int k = 0; k < K; k++) {
@@ -196,10 +216,12 @@ class GroupSearch {
         }
         Sums sums[K];
         sum_misses<true>(first, inverse, sums);
-        for (int k = 0; k < K; k++) {
-            offer(lines[k].scale, lines[k].bias, first[k], inverse[k], sums[k]);
-            offer_fits(first[k], inverse[k], sums[k]);
-        }
+        for (int k = 0; k < K; k++) trials[k] = {first[k], inverse[k], sums[k]};
+    }
+
+    void offer_all(const Line& line, const Trial& trial) {
+        offer(line.scale, line.bias, trial.first, trial.inverse, trial.sums);
+        offer_fits(trial.first, trial.inverse, trial.sums);
     }
 
     void try_step(float step) {
@@ -212,11 +234,9 @@ class GroupSearch {
 
     void try_ends(const Ends& a, const Ends& b, bool clamped) {
         if (type_ != Scalar::f32) {
-            for (const Ends& e : {a, b}) {
-                const F s = stored(unit_ * set1(1.0f / (steps_ - e.first - e.last)));
-                try_line(s, stored(base_ - s * set1(e.first)));
-            }
-            return;
+            const F s = stored(unit_ * set1(1.0f / (steps_ - a.first - a.last)));
+            const F t = stored(unit_ * set1(1.0f / (steps_ - b.first - b.last)));
+            return try_lines<2>({{s, stored(base_ - s * set1(a.first))}, {t, stored(base_ - t * set1(b.first))}});
         }
         const F first[2] = {set1(a.first), set1(b.first)};
         const F inverse[2] = {set1(steps_ - a.first - a.last), set1(steps_ - b.first - b.last)};
