@@ -50,8 +50,11 @@ class Contender:
         """Prepares decoding (rows, row_bytes) into a new float32 array; returns that array's first rows."""
         raise NotImplementedError("no decoder")
 
-    def encode_groups(self, weights: Handle, bits: int, group_size: int, threads: int) -> float:
-        """Prepares group quantization, affine with float32 scales; returns its squared error over that of zeros."""
+    def encode_groups(self, weights: Handle, bits: int, group_size: int, threads: int, dtype: str) -> float:
+        """Prepares affine group quantization of weights of that type, with scales of the same, as MLX has it.
+
+        weights: float32 that are exact in `dtype` ("f32" or "bf16"). Returns the squared error over that of zeros.
+        """
         raise NotImplementedError("no group quantization")
 
     def load_groups(self, weights: Handle, bits: int, group_size: int) -> None:
@@ -115,10 +118,11 @@ class Quantkit(Contender):
         self._job = lambda: dequantize(source, format, threads=threads)
         return dequantize(source[:4], format, threads=1)
 
-    def encode_groups(self, weights: Handle, bits: int, group_size: int, threads: int) -> float:
+    def encode_groups(self, weights: Handle, bits: int, group_size: int, threads: int, dtype: str) -> float:
         source, kernels = attach(weights), self._kernels
-        self._job = lambda: kernels.quantize_groups(source, bits, group_size, threads=threads)
-        packed = kernels.quantize_groups(source, bits, group_size)
+        given = source if dtype == "f32" else (source.view(np.uint32) >> 16).astype(np.uint16)
+        self._job = lambda: kernels.quantize_groups(given, bits, group_size, scale_dtype=dtype, threads=threads)
+        packed = kernels.quantize_groups(given, bits, group_size, scale_dtype=dtype)
         return _error(kernels.dequantize_groups(*packed, bits, group_size), source)
 
     def load_groups(self, weights: Handle, bits: int, group_size: int) -> None:
@@ -331,12 +335,15 @@ class Mlx(Contender):
     def describe(self) -> dict[str, Any]:
         return {"name": "mlx", "version": f"mlx {version('mlx')}", "tier": "", "flags": [], "threading": "its own"}
 
-    def encode_groups(self, weights: Handle, bits: int, group_size: int, threads: int) -> float:
-        mx, source = self._mx, self._mx.array(attach(weights))
+    def encode_groups(self, weights: Handle, bits: int, group_size: int, threads: int, dtype: str) -> float:
+        mx = self._mx
+        source = mx.array(attach(weights)).astype({"f32": mx.float32, "bf16": mx.bfloat16}[dtype])
         mx.eval(source)
         how = {"group_size": group_size, "bits": bits}
         self._job = lambda: mx.eval(mx.quantize(source, **how))
-        return _error(np.array(mx.dequantize(*mx.quantize(source, **how), **how)), attach(weights))
+        packed, scales, biases = mx.quantize(source, **how)
+        decoded = mx.dequantize(packed, scales.astype(mx.float32), biases.astype(mx.float32), **how)
+        return _error(np.array(decoded), attach(weights))
 
     def load_groups(self, weights: Handle, bits: int, group_size: int) -> None:
         mx = self._mx

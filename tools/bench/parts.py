@@ -240,15 +240,20 @@ def groups(bench: Bench, bits: int = 4, group_size: int = 64, rows: int = 1024) 
     """Group quantization and products with it."""
     format = f"int{bits} g{group_size}"
     rng = np.random.default_rng(0)
-    weights = share(weights_of(rng, rows, bench.cols))
-    for threads in bench.threads:
-        group = bench.of("quantkit", "mlx")
-        errors = bench.able(group, "encode_groups", weights.handle, bits, group_size, threads)
-        for label, seconds in bench.measured(errors, 5, threads)[0].items():
-            yield Record(
-                "encode groups", format, threads, label, seconds, float(weights.array.size), "M/s", error=errors[label]
-            )
-    weights.close()
+    exact = weights_of(rng, rows, bench.cols)
+    cut = (exact.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    for dtype, source in (("f32", exact), ("bf16", cut)):
+        weights = share(source)
+        name = format if dtype == "f32" else f"{format} {dtype}"
+        for threads in bench.threads:
+            group = bench.of("quantkit", "mlx")
+            errors = bench.able(group, "encode_groups", weights.handle, bits, group_size, threads, dtype)
+            for label, seconds in bench.measured(errors, 5, threads)[0].items():
+                yield Record(
+                    "encode groups", name, threads, label, seconds, float(weights.array.size), "M/s",
+                    error=errors[label],
+                )  # fmt: skip
+        weights.close()
     weights = share(weights_of(rng, bench.rows, bench.cols))
     group = bench.of("quantkit", "mlx", "torch int4")
     able = bench.able(group, "load_groups", weights.handle, bits, group_size)
