@@ -1,7 +1,7 @@
 """quantkit: convert, quantize and measure Llama 4 checkpoints larger than memory.
 
 Nothing heavy is imported before it is used: `quantkit.convert(...)`, `quantkit.plan(...)`,
-`quantkit.QuantizedTensor`, `quantkit.kernels` and `quantkit.errors`.
+`quantkit.calibrate(...)`, `quantkit.QuantizedTensor`, `quantkit.kernels` and `quantkit.errors`.
 """
 
 from __future__ import annotations
@@ -9,17 +9,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from quantkit.calibration.run import calibrate as calibrate
     from quantkit.convert.preflight import plan as plan
     from quantkit.convert.run import convert as convert
     from quantkit.kernels.tensor import QuantizedTensor as QuantizedTensor
 
 __version__ = "0.1.0"
-__all__ = ["QuantizedTensor", "__version__", "convert", "plan"]
+__all__ = ["QuantizedTensor", "__version__", "calibrate", "convert", "plan"]
 
 
 def __getattr__(name: str) -> object:
     from importlib import import_module
 
+    if name == "calibrate":
+        return import_module("quantkit.calibration").calibrate
     if name == "plan":
         return import_module("quantkit.convert").plan
     if name == "QuantizedTensor":

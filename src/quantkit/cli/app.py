@@ -27,6 +27,7 @@ COMMANDS = {
     "convert": "Convert a Llama 4 checkpoint to one or more quantized GGUF files.",
     "plan": "Show what a conversion would write and need, and what the result needs to run.",
     "inspect": "Show header, keys, tensors and types of a GGUF file.",
+    "calibrate": "Collect an importance matrix, each expert's from its own tokens, with the model read from disk.",
     "imatrix": "Show, merge and export importance matrices, and which experts they have seen.",
     "formats": "List the formats and recipes, their bits per weight, and when to use them.",
     "doctor": "Report version, compiler, instruction sets, threads and BLAS.",

@@ -22,6 +22,7 @@ from rich.text import Text
 from quantkit.cli.units import bytes_text, seconds_text
 
 if TYPE_CHECKING:
+    from quantkit.calibration import Progress as LayerProgress
     from quantkit.convert import Progress
 
 NAME_WIDTH = 44  # of a tensor beside the bar: its end says more than its beginning
@@ -111,7 +112,7 @@ def line(text: str) -> None:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[Progress], None]]:
+def progress() -> Iterator[Callable[[Progress | LayerProgress], None]]:
     """Give a function that shows the walk's reports on stderr: a bar on a terminal, a line every 5 s elsewhere."""
     if not sys.stderr.isatty():
         yield PlainProgress()
@@ -135,13 +136,14 @@ class BarProgress:
         self._bar = bar
         self._task = bar.add_task("", total=None, tensor="reading headers", amount="", rate="", remaining="")
 
-    def __call__(self, report: Progress) -> None:
+    def __call__(self, report: Progress | LayerProgress) -> None:
         amount, rate, remaining = progress_texts(report)
+        completed, total, name = _extent(report)
         self._bar.update(
             self._task,
-            total=report.total_bytes,
-            completed=report.done_bytes,
-            tensor=report.tensor if len(report.tensor) <= NAME_WIDTH else f"…{report.tensor[1 - NAME_WIDTH :]}",
+            total=total,
+            completed=completed,
+            tensor=name if len(name) <= NAME_WIDTH else f"…{name[1 - NAME_WIDTH :]}",
             amount=amount,
             rate=rate,
             remaining=remaining,
@@ -156,19 +158,37 @@ class PlainProgress:
         self._clock = clock
         self._due = clock()
 
-    def __call__(self, report: Progress) -> None:
+    def __call__(self, report: Progress | LayerProgress) -> None:
         now = self._clock()
-        done = report.done_bytes >= report.total_bytes
+        completed, total, name = _extent(report)
+        done = completed >= total
+        if self._due == math.inf and not done:  # another round begins
+            self._due = now
         if (now < self._due and not done) or self._due == math.inf:
             return
         self._due = math.inf if done else now + self._interval  # after the last report nothing is due any more
-        percent = 100 * report.done_bytes / max(report.total_bytes, 1)
-        click.echo("  ".join(filter(None, [f"{percent:5.1f} %", *progress_texts(report), report.tensor])), err=True)
+        percent = 100 * completed / max(total, 1)
+        click.echo("  ".join(filter(None, [f"{percent:5.1f} %", *progress_texts(report), name])), err=True)
 
 
-def progress_texts(report: Progress) -> tuple[str, str, str]:
+def _extent(report: Progress | LayerProgress) -> tuple[int, int, str]:
+    """What is done, of how much, and what is in work."""
+    from quantkit.convert import Progress as WalkProgress
+
+    if isinstance(report, WalkProgress):
+        return report.done_bytes, report.total_bytes, report.tensor
+    return report.done_tokens, report.total_tokens, ""
+
+
+def progress_texts(report: Progress | LayerProgress) -> tuple[str, str, str]:
     """Amount, rate and remaining time as text; "" where unknown."""
-    amount = f"{bytes_text(report.done_bytes)} of {bytes_text(report.total_bytes)}"
-    rate = f"{bytes_text(report.bytes_per_second)}/s" if report.bytes_per_second else ""
+    from quantkit.convert import Progress as WalkProgress
+
+    if isinstance(report, WalkProgress):
+        amount = f"{bytes_text(report.done_bytes)} of {bytes_text(report.total_bytes)}"
+        rate = f"{bytes_text(report.bytes_per_second)}/s" if report.bytes_per_second else ""
+    else:
+        amount = f"round {report.round}, layer {report.layer}"
+        rate = f"{report.tokens_per_second:,.0f} tokens/s" if report.tokens_per_second else ""
     remaining = "" if report.remaining_seconds is None else f"{seconds_text(report.remaining_seconds)} left"
     return amount, rate, remaining

@@ -1,0 +1,23 @@
+"""Text -> tokens -> layer stream -> statistics of each expert's own inputs, and which experts have too few."""
+
+from quantkit.calibration.collector import Collector
+from quantkit.calibration.cost import Cost
+from quantkit.calibration.rounds import Calibration, Round, ShortExpert
+from quantkit.calibration.run import calibrate
+from quantkit.calibration.text import Document, documents
+from quantkit.calibration.tokens import TokenSource, token_source
+from quantkit.calibration.watch import Progress
+
+__all__ = [
+    "Calibration",
+    "Collector",
+    "Cost",
+    "Document",
+    "Progress",
+    "Round",
+    "ShortExpert",
+    "TokenSource",
+    "calibrate",
+    "documents",
+    "token_source",
+]

@@ -1,0 +1,67 @@
+"""Calibration text from files: a .jsonl has a document a line, any other file is one document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantkit.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Document:
+    """Text that belongs together, and where it came from, for messages."""
+
+    origin: str
+    text: str
+
+
+def documents(paths: Iterable[str | Path]) -> Iterator[Document]:
+    """The documents of all files, in order; each is read when it is asked for.
+
+    One line end at the end of a file does not count, as in llama-imatrix; documents without text are passed over.
+
+    Raises:
+        UsageError: a file that cannot be read, is not UTF-8, or has a line that is not `{"text": ...}`.
+    """
+    for path in map(Path, paths):
+        found = _lines(path) if path.suffix.lower() == ".jsonl" else _whole(path)
+        yield from (document for document in found if document.text)
+
+
+def _whole(path: Path) -> Iterator[Document]:
+    text = _decoded(_read(path), str(path))
+    yield Document(str(path), text.removesuffix("\n"))
+
+
+def _lines(path: Path) -> Iterator[Document]:
+    for number, line in enumerate(_read(path).split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        origin = f"{path}, line {number}"
+        try:
+            content = json.loads(_decoded(line, origin))
+        except ValueError as error:
+            raise UsageError(f"{origin}: not JSON: {error}") from None
+        text = content.get("text") if isinstance(content, dict) else None
+        if not isinstance(text, str):
+            raise UsageError(f"{origin}: no text", hint='Each line of a .jsonl is an object such as {"text": "..."}.')
+        yield Document(origin, text)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read the text {path}: {error.strerror or error}") from None
+
+
+def _decoded(data: bytes, origin: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{origin}: not UTF-8 at byte {error.start}", hint="Convert it, for instance with iconv -t utf-8."
+        ) from None

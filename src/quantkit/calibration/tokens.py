@@ -1,0 +1,94 @@
+"""Documents as chunks of tokens, cut as llama-imatrix cuts them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.calibration.text import Document
+from quantkit.checkpoint import Checkpoint
+from quantkit.errors import CheckpointError, UnsupportedModelError, UsageError
+
+Ids = npt.NDArray[np.int64]
+
+
+class TokenSource:
+    """Hands out chunks of `context` tokens, each token once; what does not fill the last chunk is dropped.
+
+    The tokens of all documents follow each other, each document's after a BOS, and then the first token of every chunk
+    is replaced by BOS: with one document, what llama-imatrix computes.
+
+    Args:
+        encode: text -> ids, without BOS.
+        bos_id: None for a model without BOS.
+        context: tokens of a chunk.
+    """
+
+    def __init__(
+        self, texts: Iterable[Document], encode: Callable[[str], list[int]], bos_id: int | None, context: int
+    ) -> None:
+        if context < 2:
+            raise UsageError(f"a context of {context} tokens", hint="llama-imatrix takes 512, and so does quantkit.")
+        self.context, self._bos_id = context, bos_id
+        self._parts = self._encoded(texts, encode)
+        self._left = np.empty(0, np.int64)
+
+    def take(self, n_chunks: int | None) -> Ids:
+        """The next chunks, int64 (n, context): `n_chunks`, or all that are left; fewer, even none, at the end."""
+        parts, n = [self._left], len(self._left)
+        while n_chunks is None or n < n_chunks * self.context:
+            part = next(self._parts, None)
+            if part is None:
+                break
+            parts.append(part)
+            n += len(part)
+        whole = n // self.context if n_chunks is None else min(n // self.context, n_chunks)
+        tokens = np.concatenate(parts)
+        self._left = tokens[whole * self.context :]
+        chunks = tokens[: whole * self.context].reshape(whole, self.context)
+        if self._bos_id is not None:
+            chunks[:, 0] = self._bos_id
+        return chunks
+
+    @property
+    def n_left(self) -> int:
+        """Tokens read and not handed out: at the end of the text, those that do not fill a chunk."""
+        return len(self._left)
+
+    def _encoded(self, texts: Iterable[Document], encode: Callable[[str], list[int]]) -> Iterator[Ids]:
+        before = [] if self._bos_id is None else [self._bos_id]
+        for document in texts:
+            yield np.asarray([*before, *encode(document.text)], np.int64)
+
+
+def token_source(
+    cp: Checkpoint, texts: Iterable[Document], *, context: int = 512, parse_special: bool = False
+) -> TokenSource:
+    """Chunks by the checkpoint's own tokenizer.
+
+    Args:
+        parse_special: read `<|eot|>` and the like in the text as the tokens that they name, not as any other text.
+
+    Raises:
+        CheckpointError, UnsupportedModelError: the tokenizer is malformed, or adds EOS, which is not cut into chunks.
+    """
+    from tokenizers import Tokenizer
+
+    known = cp.tokenizer()
+    if known.add_eos:
+        raise UnsupportedModelError(f"{cp.root}: the tokenizer adds EOS to every text; llama-imatrix refuses that too")
+    path = cp.root / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:
+        raise CheckpointError(f"{path}: cannot be loaded: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = not parse_special
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    return TokenSource(texts, encode, known.bos_id if known.add_bos else None, context)
