@@ -51,3 +51,39 @@ def test_without_text_the_option_is_named(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "--text" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def convert(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "quantkit", "convert", str(TINY), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_convert_calibrates_before(tmp_path: Path) -> None:
+    """The same file as by the two commands, and the statistics are kept for the next time."""
+    out, text = tmp_path / "tiny-{type}.gguf", ("--text", ROOT / "LICENSE")
+    done = convert(out, "--type", "q3_k_m", "--calibrate", *text, "--tokens", 1024)
+    assert done.returncode == 0, done.stderr
+    stats, made = tmp_path / "tiny-imatrix.gguf", tmp_path / "tiny-q3_k_m.gguf"
+    assert sorted(tmp_path.iterdir()) == [stats, made]
+    assert run("-o", tmp_path / "other.gguf", *text, "--tokens", 1024).returncode == 0
+    assert (tmp_path / "other.gguf").read_bytes() == stats.read_bytes()
+    first = made.read_bytes()
+    again = convert(out, "--type", "q3_k_m", "--calibrate", *text, "--tokens", 1024)
+    assert again.returncode == 5
+    assert f"--imatrix {stats}" in again.stderr
+    assert convert(out, "--type", "q3_k_m", "--imatrix", stats, "--force").returncode == 0
+    assert made.read_bytes() == first
+
+
+def test_convert_refuses_before_it_calibrates(tmp_path: Path) -> None:
+    out, text = tmp_path / "tiny.gguf", ("--text", ROOT / "LICENSE")
+    for arguments, code, word in (
+        (("--type", "q4_0", *text), 2, "--calibrate"),
+        (("--type", "q4_0", "--calibrate"), 2, "--text"),
+        (("--type", "q4_0", "--calibrate", *text, "--imatrix", "x.gguf"), 2, "--imatrix"),
+        (("--mmproj-only", "--calibrate", *text), 2, "--mmproj-only"),
+        (("--type", "q4_0", "--calibrate", *text, "--tensor-type", "nothing=q8_0"), 2, "nothing"),
+    ):
+        done = convert(out, *arguments)
+        assert (done.returncode, word in done.stderr) == (code, True), done.stderr
+        assert not list(tmp_path.iterdir())

@@ -122,7 +122,7 @@ def command(checkpoint: str, out: str, as_json: bool, **options: Any) -> None:
     from quantkit.gguf import coverage
 
     with output.progress() as report:
-        result = calibrate(checkpoint, out, announce=_announce, progress=report, **options)
+        result = calibrate(checkpoint, out, announce=announce, progress=report, **options)
     layers = coverage(result.imatrix)
     if as_json:
         output.show_json(_report(result) | {"layers": coverage_json(layers)})
@@ -130,17 +130,26 @@ def command(checkpoint: str, out: str, as_json: bool, **options: Any) -> None:
         _show(result)
         if layers:
             show_coverage(layers)
-    if result.short:
-        named = ", ".join(f"{one.layer}/{one.expert} ({one.tokens:,})" for one in result.short[:NAMED])
-        more = f" and {len(result.short) - NAMED} more" if len(result.short) > NAMED else ""
-        output.note(
-            f"{len(result.short)} experts stay short of {options['min_tokens_per_expert']:,} tokens, since "
-            f"{ENDINGS[result.ending]}: layer/expert {named}{more}",
-            warning=True,
-        )
+    warn_of_short(result, options["min_tokens_per_expert"])
 
 
-def _announce(cost: Cost) -> None:
+def warn_of_short(result: Calibration, floor: int) -> None:
+    """Name on stderr the experts that stayed short of tokens, and say why they did."""
+    from quantkit.cli import output
+
+    if not result.short:
+        return
+    named = ", ".join(f"{one.layer}/{one.expert} ({one.tokens:,})" for one in result.short[:NAMED])
+    more = f" and {len(result.short) - NAMED} more" if len(result.short) > NAMED else ""
+    output.note(
+        f"{len(result.short)} experts stay short of {floor:,} tokens, since {ENDINGS[result.ending]}: "
+        f"layer/expert {named}{more}",
+        warning=True,
+    )
+
+
+def announce(cost: Cost) -> None:
+    """Say on stderr what a calibration will take."""
     from quantkit.cli import output
 
     place = "in memory" if cost.states_in_memory else "in a file"

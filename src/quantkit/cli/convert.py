@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantkit.cli.calibration import calibrate_before, calibration_options
 from quantkit.cli.help import Command, json_option
 from quantkit.cli.options import checkpoint_argument, conversion_options, out_argument, settle_outputs
 from quantkit.cli.plan import show_fallbacks
 from quantkit.cli.units import bytes_text, seconds_text
+from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
     from quantkit.convert import ConvertResult
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
         "quantkit convert Llama-4-Scout-17B-16E-Instruct scout-q4_k_m.gguf --type q4_k_m",
         "quantkit convert Llama-4-Scout-17B-16E-Instruct scout-{type}.gguf --type q4_k_m --type iq4_xs "
         "--imatrix scout.imatrix",
+        "quantkit convert Llama-4-Scout-17B-16E-Instruct scout-iq4_xs.gguf --type iq4_xs --calibrate --text prose.txt",
         "quantkit convert Llama-4-Scout-17B-16E-Instruct scout-q8_0.gguf --type q8_0 --mmproj mmproj-scout.gguf",
         "quantkit convert Llama-4-Maverick-17B-128E-Instruct maverick.gguf --type q4_k_m --split-max-size 50G",
     ),
@@ -29,8 +32,17 @@ if TYPE_CHECKING:
 @checkpoint_argument
 @out_argument
 @conversion_options
+@calibration_options
 @json_option
-def command(checkpoint: str, out: str | None, as_json: bool, **options: Any) -> None:
+def command(
+    checkpoint: str,
+    out: str | None,
+    as_json: bool,
+    calibrates: bool,
+    text: tuple[str, ...],
+    tokens: int | None,
+    **options: Any,
+) -> None:
     """Convert CHECKPOINT, a Hugging Face folder of a Llama 4 model, to the quantized GGUF file OUT.
 
     Reads each byte of the checkpoint once and needs about half a gigabyte of memory, whatever the size of the model.
@@ -44,6 +56,12 @@ def command(checkpoint: str, out: str | None, as_json: bool, **options: Any) -> 
     out, options["mmproj"] = settle_outputs(
         out, types, options["mmproj"], mmproj_only=options["mmproj_only"], out_required=True
     )
+    if calibrates:
+        options["imatrix"] = calibrate_before(
+            checkpoint, out, text=text, tokens=tokens, options=options | {"types": list(types)}
+        )
+    elif text or tokens is not None:
+        raise UsageError("--text and --tokens are for --calibrate", hint="Add --calibrate, or leave them away.")
     with output.progress() as report:
         result = convert(checkpoint, out, list(types), progress=report, **options)
     if as_json:
