@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <memory>
@@ -15,16 +16,39 @@
 #if !defined(_WIN32)
 #include <pthread.h>
 #endif
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
 
 namespace quantkit {
 namespace {
+
+// To wake a sleeping thread takes as long as a whole small product, so a thread first looks for this long whether what
+// it waits for comes anyway.
+constexpr std::chrono::microseconds PATIENCE{200};
+
+template <class Condition>
+bool comes_soon(Condition condition) {
+    const auto end = std::chrono::steady_clock::now() + PATIENCE;
+    do {
+        for (int i = 0; i < 64; i++) {
+            if (condition()) return true;
+#if defined(__x86_64__) || defined(_M_X64)
+            _mm_pause();
+#elif defined(__aarch64__)
+            __asm__ volatile("yield");
+#endif
+        }
+    } while (std::chrono::steady_clock::now() < end);
+    return false;
+}
 
 struct Work {
     const std::function<void(int64_t)>* task;
     int64_t count;
     std::atomic<int64_t> next{0};
     int seats;  // workers that may still join, guarded by the pool's mutex
-    int inside = 0;
+    std::atomic<int> inside{0};
     std::condition_variable left;
 
     void run() {
@@ -46,27 +70,38 @@ class Pool {
                 workers_++;
             }
             queue_.push_back(work);
+            arrivals_++;
         }
         wake_.notify_all();
         work->run();
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            queue_.erase(std::remove(queue_.begin(), queue_.end(), work), queue_.end());
+        }
+        if (comes_soon([&] { return work->inside == 0; })) return;
         std::unique_lock<std::mutex> lock(mutex_);
-        queue_.erase(std::remove(queue_.begin(), queue_.end(), work), queue_.end());
         work->left.wait(lock, [&] { return work->inside == 0; });
     }
 
   private:
+    // Of the jobs with a free seat, the oldest; null if there is none. The mutex is held.
+    std::shared_ptr<Work> open_work() {
+        for (auto& w : queue_)
+            if (w->seats > 0) return w;
+        return nullptr;
+    }
+
     void loop() {
         std::unique_lock<std::mutex> lock(mutex_);
         for (;;) {
-            std::shared_ptr<Work> work;
-            wake_.wait(lock, [&] {
-                for (auto& w : queue_)
-                    if (w->seats > 0) {
-                        work = w;
-                        return true;
-                    }
-                return false;
-            });
+            std::shared_ptr<Work> work = open_work();
+            if (!work) {
+                const uint64_t seen = arrivals_;
+                lock.unlock();
+                comes_soon([&] { return arrivals_ != seen; });
+                lock.lock();
+                wake_.wait(lock, [&] { return (work = open_work()) != nullptr; });
+            }
             work->seats--;
             work->inside++;
             lock.unlock();
@@ -79,6 +114,7 @@ class Pool {
     std::mutex mutex_;
     std::condition_variable wake_;
     std::deque<std::shared_ptr<Work>> queue_;
+    std::atomic<uint64_t> arrivals_{0};
     int workers_ = 0;
 };
 
