@@ -39,7 +39,8 @@ Weights block_weights(const std::string& name, const Flat<uint8_t>& packed, int6
     throw nb::value_error((name + " is no block format").c_str());
 }
 
-void run(const std::string& tier_name, const MatmulJob& job, const Flat<float>& x, const FloatsOut& out, int threads) {
+// Whether the result is finite.
+bool run(const std::string& tier_name, const MatmulJob& job, const Flat<float>& x, const FloatsOut& out, int threads) {
     const MatmulKernels* kernels = find_matmul(tier_name);
     if (!kernels) throw nb::value_error(("tier " + tier_name + " is not built, or this processor lacks it").c_str());
     check(length(x) == job.n * job.weights.cols, "x does not have n rows of cols values");
@@ -54,15 +55,16 @@ void run(const std::string& tier_name, const MatmulJob& job, const Flat<float>& 
                                std::to_string(result.bad_row) + ", column " + std::to_string(result.bad_col) +
                                " is not finite")
                                   .c_str());
+    return result.finite;
 }
 
-void matmul_fast(const std::string& tier, const std::string& format, Flat<float> x, Flat<uint8_t> packed, int64_t rows,
+bool matmul_fast(const std::string& tier, const std::string& format, Flat<float> x, Flat<uint8_t> packed, int64_t rows,
                  int64_t cols, FloatsOut out, int threads) {
     const Weights weights = block_weights(format, packed, 1, rows, cols);
-    run(tier, {weights, x.data(), length(x) / cols, 1, nullptr, nullptr, out.data()}, x, out, threads);
+    return run(tier, {weights, x.data(), length(x) / cols, 1, nullptr, nullptr, out.data()}, x, out, threads);
 }
 
-void matmul_fast_groups(const std::string& tier, int bits, int64_t group_size, Flat<float> x, Flat<uint32_t> words,
+bool matmul_fast_groups(const std::string& tier, int bits, int64_t group_size, Flat<float> x, Flat<uint32_t> words,
                         Flat<float> scales, Flat<float> biases, int64_t rows, int64_t cols, FloatsOut out,
                         int threads) {
     check(bits == 4 || bits == 8, "bits is 4 or 8");
@@ -80,10 +82,10 @@ void matmul_fast_groups(const std::string& tier, int bits, int64_t group_size, F
                              row_bytes,     scales.data(), biases.data(),
                              groups,        shift,         rows,
                              cols};
-    run(tier, {weights, x.data(), length(x) / cols, 1, nullptr, nullptr, out.data()}, x, out, threads);
+    return run(tier, {weights, x.data(), length(x) / cols, 1, nullptr, nullptr, out.data()}, x, out, threads);
 }
 
-void matmul_fast_experts(const std::string& tier, const std::string& format, Flat<float> x, Flat<uint8_t> packed,
+bool matmul_fast_experts(const std::string& tier, const std::string& format, Flat<float> x, Flat<uint8_t> packed,
                          int64_t experts, int64_t rows, int64_t cols, Flat<int64_t> order, Flat<int64_t> starts,
                          FloatsOut out, int threads) {
     const Weights weights = block_weights(format, packed, experts, rows, cols);
@@ -92,7 +94,7 @@ void matmul_fast_experts(const std::string& tier, const std::string& format, Fla
     for (int64_t i = 0; i < n; i++) check(order.data()[i] >= 0 && order.data()[i] < n, "order names no row of x");
     check(starts.data()[0] == 0 && starts.data()[experts] == n, "starts do not go from 0 to n");
     for (int64_t e = 0; e < experts; e++) check(starts.data()[e] <= starts.data()[e + 1], "starts are not in order");
-    run(tier, {weights, x.data(), n, experts, order.data(), starts.data(), out.data()}, x, out, threads);
+    return run(tier, {weights, x.data(), n, experts, order.data(), starts.data(), out.data()}, x, out, threads);
 }
 
 }  // namespace
@@ -101,7 +103,9 @@ void bind_matmul(nb::module_& m) {
     m.def("matmul_tiers", &matmul_names,
           "What matmul_fast takes as tier here: the supported tiers, and their variants.");
     m.def("matmul_fast", &matmul_fast, "tier"_a, "format"_a, "x"_a, "packed"_a, "rows"_a, "cols"_a, "out"_a,
-          "threads"_a, "out (n, rows) = x (n, cols) times the rows of packed, with x quantized to int8.");
+          "threads"_a,
+          "out (n, rows) = x (n, cols) times the rows of packed, with x quantized to int8. False: not all of it is "
+          "finite.");
     m.def("matmul_fast_groups", &matmul_fast_groups, "tier"_a, "bits"_a, "group_size"_a, "x"_a, "words"_a, "scales"_a,
           "biases"_a, "rows"_a, "cols"_a, "out"_a, "threads"_a, "The same for affine groups, w = scale * code + bias.");
     m.def("matmul_fast_experts", &matmul_fast_experts, "tier"_a, "format"_a, "x"_a, "packed"_a, "n_experts"_a, "rows"_a,

@@ -7,39 +7,54 @@
 namespace quantkit {
 namespace QK_TIER {
 
+constexpr int STRETCH = 2;  // chunks of 256 columns in a tile of weights
+constexpr int STRETCH_BLOCKS = 8 * STRETCH;
+
 // What the stored codes of a format are too large by, negated.
 template <class R>
 constexpr int start_factor() {
     return (SIGNED_BYTES && R::MAX > 127 ? 128 : 0) - R::OFFSET;
 }
 
+// Formats whose vector products take the low halves of four blocks together, then their high halves: x lies so too.
+template <class R>
+constexpr bool IN_FOURS = false;
+
+inline void halves_of_four(uint8_t* codes) {
+    uint8_t from[128];
+    std::memcpy(from, codes, 128);
+    for (int i = 0; i < 8; i++) std::memcpy(codes + 16 * i, from + 32 * (i % 4) + 16 * (i / 4), 16);
+}
+
 inline int64_t chunks_of(int64_t cols) { return (cols + 255) / 256; }
 
-// One row for a vector product: codes, then for each four of them their sum times start_factor, then for each
-// (sub-)block the scale, then (MINS) scale * sum of codes; all padded with zeros to chunks of 256 columns.
+// One row for a vector product: codes; (START) for each (sub-)block four sums of codes times start_factor, as lanes of
+// a vector product take them; for each chunk of 256 columns the scales of its (sub-)blocks, then (MINS) scale * sum of
+// codes; all padded with zeros to whole chunks.
 template <class R>
 struct Vector {
-    const int8_t* codes;
-    const int32_t* start;
-    const float *scale, *sum;
+    static constexpr bool START = start_factor<R>() != 0;
+    int8_t* codes;
+    int32_t* start;
+    float* scale;
 
-    static int64_t bytes(int64_t cols) { return chunks_of(cols) * (256 + 256 + 32 * R::SUBS * (R::MINS ? 2 : 1)); }
-    Vector(const uint8_t* p, int64_t cols) {
+    float* scales(int64_t chunk) const { return scale + chunk * 8 * R::SUBS * (R::MINS ? 2 : 1); }
+    float* sums(int64_t chunk) const { return scales(chunk) + 8 * R::SUBS; }
+    static int64_t bytes(int64_t cols) {
+        return chunks_of(cols) * (256 + (START ? 128 * R::SUBS : 0) + 32 * R::SUBS * (R::MINS ? 2 : 1));
+    }
+    Vector(uint8_t* p, int64_t cols) {
         const int64_t chunks = chunks_of(cols);
-        codes = reinterpret_cast<const int8_t*>(p);
-        start = reinterpret_cast<const int32_t*>(p + chunks * 256);
-        scale = reinterpret_cast<const float*>(p + chunks * 512);
-        sum = scale + chunks * 8 * R::SUBS;
+        codes = reinterpret_cast<int8_t*>(p);
+        start = reinterpret_cast<int32_t*>(p + chunks * 256);
+        scale = reinterpret_cast<float*>(start + (START ? chunks * 32 * R::SUBS : 0));
     }
 };
 
 template <class R>
-static bool prepare_vector(const float* x, int64_t cols, uint8_t* out) {
+static bool quantize_row(const float* x, int64_t cols, uint8_t* out) {
     std::memset(out, 0, static_cast<size_t>(Vector<R>::bytes(cols)));
     const Vector<R> to(out, cols);
-    int8_t* codes = const_cast<int8_t*>(to.codes);
-    int32_t* start = const_cast<int32_t*>(to.start);
-    float *scale = const_cast<float*>(to.scale), *sum = const_cast<float*>(to.sum);
     for (int64_t b = 0; b < cols / 32; b++) {
         const uint32_t bits = largest_magnitude_bits(x + 32 * b);
         if (bits >= 0x7f800000u) return false;
@@ -47,19 +62,29 @@ static bool prepare_vector(const float* x, int64_t cols, uint8_t* out) {
         float largest;
         std::memcpy(&largest, &bits, 4);
         const float step = largest / 127.0f;
-        store_codes(x + 32 * b, 127.0f / largest, codes + 32 * b);
-        int32_t* fours = start + 8 * b;
-        store_sums(codes + 32 * b, fours);
+        store_codes(x + 32 * b, 127.0f / largest, to.codes + 32 * b);
+        int32_t fours[8];
+        store_sums(to.codes + 32 * b, fours);
         for (int s = 0; s < R::SUBS; s++) {
-            scale[R::SUBS * b + s] = step;
-            if (R::MINS) {
-                int32_t total = 0;
-                for (int l = 0; l < 8 / R::SUBS; l++) total += fours[8 / R::SUBS * s + l];
-                sum[R::SUBS * b + s] = step * static_cast<float>(total);
+            const int64_t at = R::SUBS * (b % 8) + s;
+            to.scales(b / 8)[at] = step;
+            int32_t four[4], total = 0;
+            for (int l = 0; l < 4; l++) {
+                four[l] = R::SUBS == 1 ? fours[l] + fours[l + 4] : fours[4 * s + l];
+                total += four[l];
+                if (Vector<R>::START) to.start[4 * (R::SUBS * b + s) + l] = four[l] * start_factor<R>();
             }
+            if (R::MINS) to.sums(b / 8)[at] = step * static_cast<float>(total);
         }
-        for (int l = 0; l < 8; l++) fours[l] *= start_factor<R>();
     }
+    return true;
+}
+
+template <class R>
+static bool prepare_vector(const float* x, int64_t cols, uint8_t* out) {
+    if (!quantize_row<R>(x, cols, out)) return false;
+    if constexpr (IN_FOURS<R>)
+        for (int64_t four = 0; four < cols / 256 * 2; four++) halves_of_four(out + 128 * four);
     return true;
 }
 
@@ -70,30 +95,41 @@ constexpr int64_t block_bytes() {
     return 32 + 4 + 4 * R::SUBS * (R::MINS ? 2 : 1);
 }
 
+// Where tile `first` .. of an expert's rows begins in a stretch of blocks, those of all its tiles side by side.
 template <class R>
-static bool prepare_panel(const float* const* x, int n, int64_t cols, uint8_t* out, uint8_t* scratch) {
+inline int64_t place_of(int64_t total, int64_t first, int64_t block, int64_t blocks) {
+    const int64_t length = blocks - block < STRETCH_BLOCKS ? blocks - block : STRETCH_BLOCKS;
+    return (total * block + first * length) * block_bytes<R>();
+}
+
+// Rows first .. first + n of an expert's `total`.
+template <class R>
+static bool prepare_panel(const float* const* x, int n, int64_t first, int64_t total, int64_t cols, uint8_t* out,
+                          uint8_t* scratch) {
     const int64_t row = Vector<R>::bytes(cols);
     for (int c = 0; c < n; c++)
-        if (!prepare_vector<R>(x[c], cols, scratch + c * row)) return false;
+        if (!quantize_row<R>(x[c], cols, scratch + c * row)) return false;
     for (int c = 0; c < n; c++) {
         const Vector<R> from(scratch + c * row, cols);
-        uint8_t* to = out + 4 * c;
+        uint8_t* to = nullptr;
         for (int64_t b = 0; b < cols / 32; b++) {
+            if (b % STRETCH_BLOCKS == 0) to = out + place_of<R>(total, first, b, cols / 32) + 4 * c;
             const auto put = [&](const void* p) {
                 std::memcpy(to, p, 4);
                 to += 4 * n;
             };
             for (int k = 0; k < 8; k++) put(from.codes + 32 * b + 4 * k);
-            put(from.scale + R::SUBS * b);
-            for (int s = 0; s < R::SUBS; s++) {
-                int32_t total = 0;
-                for (int l = 0; l < 8 / R::SUBS; l++) total += from.start[8 * b + 8 / R::SUBS * s + l];
-                put(&total);
+            put(from.scales(b / 8) + R::SUBS * (b % 8));
+            int32_t fours[8];
+            store_sums(from.codes + 32 * b, fours);
+            int32_t totals[R::SUBS] = {};
+            for (int l = 0; l < 8; l++) totals[l * R::SUBS / 8] += fours[l];
+            for (int32_t total : totals) {
+                const int32_t start = total * start_factor<R>();
+                put(&start);
             }
             for (int s = 0; R::MINS && s < R::SUBS; s++) {
-                int32_t total = 0;
-                for (int i = 0; i < 32 / R::SUBS; i++) total += from.codes[32 * b + 32 / R::SUBS * s + i];
-                const float sum = static_cast<float>(total);
+                const float sum = static_cast<float>(totals[s]);
                 put(&sum);
             }
         }

@@ -37,6 +37,7 @@ struct MatmulJob {
 struct MatmulResult {
     int64_t bad_row = -1, bad_col = -1;  // the first element of x that is not finite
     float bad_value = 0;
+    bool finite = true;  // all of `out`
     bool ok() const { return bad_row < 0; }
 };
 

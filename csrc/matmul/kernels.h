@@ -8,11 +8,14 @@ namespace quantkit {
 constexpr int64_t PANEL_COLUMNS = 512;  // of x per pass over a panel: its sums stay in the second-level cache
 constexpr int VECTOR_ROWS = 3;          // of x at most in one vector product
 
-// The first of n rows of x in tile t, when they are cut as evenly as tiles of at most `width` allow.
-inline int64_t tile_count(int64_t n, int64_t width) { return (n + width - 1) / width; }
-inline int64_t tile_first(int64_t n, int64_t tiles, int64_t t) {
-    return t * (n / tiles) + (t < n % tiles ? t : n % tiles);
-}
+// n things cut as evenly as parts of at most `width` allow.
+struct Cut {
+    int64_t count, least, longer;  // the first `longer` parts have one more than `least`
+    Cut(int64_t n, int64_t width)
+        : count((n + width - 1) / width), least(count ? n / count : 0), longer(count ? n % count : 0) {}
+    int64_t first(int64_t part) const { return part * least + (part < longer ? part : longer); }
+    int64_t size(int64_t part) const { return least + (part < longer); }
+};
 
 struct PanelTask {
     const Weights* weights;
@@ -41,7 +44,8 @@ struct MatmulKernels {
     int64_t (*panel_bytes)(const Weights&);   // of a prepared row of x
     int64_t (*vector_bytes)(const Weights&);  //
     // False: an element is not finite. A tile's rows interleaved; scratch holds vector_bytes for each of them.
-    bool (*prepare_panel)(const Weights&, const float* const* x, int n, uint8_t* out, uint8_t* scratch);
+    bool (*prepare_panel)(const Weights&, const float* const* x, int n, int64_t first, int64_t total, uint8_t* out,
+                          uint8_t* scratch);
     bool (*prepare_vector)(const Weights&, const float* x, uint8_t* out);
     void (*panel)(const PanelTask&);
     void (*vector)(const VectorTask&);

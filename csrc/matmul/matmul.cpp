@@ -2,8 +2,10 @@
 // x, (expert, run of rows) where it has few.
 #include "matmul/job.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "dispatch.h"
@@ -47,32 +49,36 @@ struct Task {
     int64_t expert, first_row, n_rows, first_tile, last_tile;
 };
 
-constexpr int64_t RUN_OF_ROWS = 64;
+constexpr int64_t LEAST_RUN = 64;  // of rows, with few rows of x
 
 std::vector<Tile> tiles_of(const Split& split) {
     std::vector<Tile> tiles;
     for (int64_t e = 0; e < split.job.experts; e++) {
-        const int64_t n = split.count(e), width = split.few(e) ? 1 : split.kernels.panel_cols,
-                      count = tile_count(n, width);
-        for (int64_t t = 0; t < count; t++) {
-            const int64_t first = tile_first(n, count, t);
-            tiles.push_back({e, split.start(e) + first, tile_first(n, count, t + 1) - first});
-        }
+        const Cut cut(split.count(e), split.few(e) ? 1 : split.kernels.panel_cols);
+        for (int64_t t = 0; t < cut.count; t++) tiles.push_back({e, split.start(e) + cut.first(t), cut.size(t)});
     }
     return tiles;
 }
 
-std::vector<Task> tasks_of(const Split& split) {
+// With few rows of x, long runs of rows first and short ones last: the start of a run is not fetched ahead, and threads
+// should end together.
+std::vector<Task> tasks_of(const Split& split, int threads) {
     std::vector<Task> tasks;
-    const int64_t rows = split.job.weights.rows;
+    const int64_t rows = split.job.weights.rows, width = split.kernels.panel_cols;
     for (int64_t e = 0; e < split.job.experts; e++) {
-        const int64_t n = split.count(e), tiles = tile_count(n, split.kernels.panel_cols);
-        const int64_t step = split.few(e) ? RUN_OF_ROWS : split.kernels.panel_rows;
-        const int64_t runs = tile_count(tiles, PANEL_COLUMNS / split.kernels.panel_cols);
-        for (int64_t run = 0; run < runs; run++)
+        if (split.few(e)) {
+            for (int64_t row = 0, n; split.count(e) && row < rows; row += n) {
+                n = std::max(LEAST_RUN, (rows - row) / (2 * threads));
+                n = std::min(n, rows - row);
+                tasks.push_back({e, row, n, 0, 0});
+            }
+            continue;
+        }
+        const int64_t step = split.kernels.panel_rows;
+        const Cut runs(Cut(split.count(e), width).count, PANEL_COLUMNS / width);  // of tiles
+        for (int64_t run = 0; run < runs.count; run++)
             for (int64_t row = 0; row < rows; row += step)
-                tasks.push_back({e, row, rows - row < step ? rows - row : step, tile_first(tiles, runs, run),
-                                 tile_first(tiles, runs, run + 1)});
+                tasks.push_back({e, row, std::min(step, rows - row), runs.first(run), runs.first(run + 1)});
     }
     return tasks;
 }
@@ -83,35 +89,52 @@ bool prepare(const Split& split, const Tile& tile, uint8_t* prepared) {
     if (split.few(tile.expert)) return split.kernels.prepare_vector(w, split.x(tile.first), out);
     const float* x[64];
     for (int64_t i = 0; i < tile.n; i++) x[i] = split.x(tile.first + i);
-    // an expert's tiles lie without gaps, whatever the room for them
     const int64_t start = split.start(tile.expert);
-    out = prepared + start * split.place() + (tile.first - start) * split.panel_bytes;
-    return split.kernels.prepare_panel(w, x, static_cast<int>(tile.n), out,
+    return split.kernels.prepare_panel(w, x, static_cast<int>(tile.n), tile.first - start, split.count(tile.expert),
+                                       prepared + start * split.place(),
                                        of_task.at_least(split.kernels.panel_cols * split.vector_bytes));
 }
 
-void run(const Split& split, const Task& task, const uint8_t* prepared) {
+bool all_finite(const float* p, int64_t n) {
+    uint32_t all = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        std::memcpy(&bits, p + i, 4);
+        all |= (bits & 0x7fffffffu) + 0x00800000u;  // the top bit where the exponent is the largest
+    }
+    return !(all >> 31);
+}
+
+// Whether all that came out is finite.
+bool run(const Split& split, const Task& task, const uint8_t* prepared) {
     const MatmulJob& job = split.job;
     const int64_t start = split.start(task.expert), n = split.count(task.expert), rows = job.weights.rows;
     const uint8_t* x = prepared + start * split.place();
     const int64_t row = task.expert * rows + task.first_row;
     const int64_t* order = job.order ? job.order + start : nullptr;
-    if (!split.few(task.expert)) {
+    const auto out = [&](int64_t i) { return job.out + (order ? order[i] : start + i) * rows + task.first_row; };
+    int64_t first = 0, last = n;
+    if (split.few(task.expert)) {
+        VectorTask vector = {&job.weights, row, task.n_rows, {}, {}, static_cast<int>(n)};
+        for (int64_t i = 0; i < n; i++) {
+            vector.x[i] = x + i * split.place();
+            vector.out[i] = out(i);
+        }
+        split.kernels.vector(vector);
+    } else {
         split.kernels.panel({&job.weights, row, task.n_rows, x, n, task.first_tile, task.last_tile, order, start,
                              job.out + task.first_row, rows, of_task.at_least(split.kernels.panel_scratch)});
-        return;
+        const Cut tiles(n, split.kernels.panel_cols);
+        first = tiles.first(task.first_tile), last = tiles.first(task.last_tile);
     }
-    VectorTask vector = {&job.weights, row, task.n_rows, {}, {}, static_cast<int>(n)};
-    for (int64_t i = 0; i < n; i++) {
-        vector.x[i] = x + i * split.place();
-        vector.out[i] = job.out + (order ? order[i] : start + i) * rows + task.first_row;
-    }
-    split.kernels.vector(vector);
+    bool finite = true;
+    for (int64_t i = first; i < last; i++) finite = all_finite(out(i), task.n_rows) && finite;
+    return finite;
 }
 
 MatmulResult first_bad(const MatmulJob& job) {
     for (int64_t i = 0; i < job.n * job.weights.cols; i++)
-        if (!std::isfinite(job.x[i])) return {i / job.weights.cols, i % job.weights.cols, job.x[i]};
+        if (!std::isfinite(job.x[i])) return {i / job.weights.cols, i % job.weights.cols, job.x[i], false};
     return {};
 }
 
@@ -148,10 +171,14 @@ MatmulResult matmul(const MatmulKernels& kernels, const MatmulJob& job, int thre
         if (!prepare(split, tiles[static_cast<size_t>(i)], prepared)) bad = true;
     });
     if (bad) return first_bad(job);
-    const std::vector<Task> tasks = tasks_of(split);
-    parallel_for(static_cast<int64_t>(tasks.size()), threads,
-                 [&](int64_t i) { run(split, tasks[static_cast<size_t>(i)], prepared); });
-    return {};
+    const std::vector<Task> tasks = tasks_of(split, threads > 0 ? threads : hardware_threads());
+    std::atomic<bool> beyond{false};
+    parallel_for(static_cast<int64_t>(tasks.size()), threads, [&](int64_t i) {
+        if (!run(split, tasks[static_cast<size_t>(i)], prepared)) beyond = true;
+    });
+    MatmulResult result;
+    result.finite = !beyond;
+    return result;
 }
 
 }  // namespace quantkit

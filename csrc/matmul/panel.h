@@ -9,9 +9,6 @@
 namespace quantkit {
 namespace QK_TIER {
 
-constexpr int STRETCH = 2;  // chunks of 256 columns in a tile
-constexpr int STRETCH_BLOCKS = 8 * STRETCH;
-
 template <class R>
 constexpr int code_class() {  // formats that share a kernel
     return !SIGNED_BYTES ? 255 : R::MAX <= 15 ? 15 : R::MAX <= 31 ? 31 : R::MAX <= 63 ? 63 : 255;
@@ -89,22 +86,17 @@ static void multiply(const Stretch& tile, const uint8_t* x, int blocks, float* s
             dots<MAX, COLS, STEPS>(codes + s * STEPS * 4 * PANEL_ROWS, x + s * STEPS * 4 * COLS, start + s * COLS, r);
             for (int v = 0; v < VECTORS; v++) {
                 const Sums scale = load_sums(scales + s * PANEL_ROWS + v * LANES);
+                const Sums min = MINS ? load_sums(mins + s * PANEL_ROWS + v * LANES) : scale;
                 for (int c = 0; c < COLS; c++) {
-                    const Sums scaled = r[c][v] * scale;
+                    Sums scaled = r[c][v] * scale;
+                    if (MINS) scaled = scaled - min * set_sums(sum[s * COLS + c]);
                     total[c][v] = s ? total[c][v] + scaled : scaled;
+                    if (s + 1 < SUBS) continue;
+                    float* to = sums + c * PANEL_ROWS + v * LANES;
+                    store_sums(to, load_sums(to) + total[c][v] * set_sums(step[c]));
                 }
             }
         }
-        for (int s = 0; MINS && s < SUBS; s++)
-            for (int v = 0; v < VECTORS; v++) {
-                const Sums min = load_sums(mins + s * PANEL_ROWS + v * LANES);
-                for (int c = 0; c < COLS; c++) total[c][v] = total[c][v] - min * set_sums(sum[s * COLS + c]);
-            }
-        for (int c = 0; c < COLS; c++)
-            for (int v = 0; v < VECTORS; v++) {
-                float* to = sums + c * PANEL_ROWS + v * LANES;
-                store_sums(to, load_sums(to) + total[c][v] * set_sums(step[c]));
-            }
         codes += 32 * PANEL_ROWS;
         scales += SUBS * PANEL_ROWS;
         mins += SUBS * PANEL_ROWS;
@@ -120,27 +112,54 @@ inline void multiply_some(int cols, const Stretch& tile, const uint8_t* x, int b
         multiply_some<R, COLS - 1>(cols, tile, x, blocks, sums);
 }
 
+// The packed bytes of the next stretch of PANEL_ROWS rows, a few lines with each tile of this one: they lie far apart,
+// and memory is slower than their use.
+class Ahead {
+  public:
+    Ahead(const uint8_t* first, int64_t row_bytes, int64_t n_bytes, int64_t tiles)
+        : row_(first), row_bytes_(row_bytes), lines_(n_bytes / 64 + 1), each_(PANEL_ROWS * lines_ / tiles + 1) {}
+    void fetch() {
+        for (int64_t i = 0; i < each_ && rows_; i++) {
+            prefetch(row_ + 64 * line_);
+            if (++line_ == lines_) line_ = 0, row_ += row_bytes_, rows_--;
+        }
+    }
+
+  private:
+    const uint8_t* row_;
+    int64_t row_bytes_, lines_, each_, line_ = 0, rows_ = PANEL_ROWS;
+};
+
 template <class R>
 static void panel(const PanelTask& task) {
     const Weights& w = *task.weights;
     PanelScratch& scratch = *reinterpret_cast<PanelScratch*>(task.scratch);
-    const int64_t tiles = tile_count(task.n, PANEL_COLS), blocks = w.cols / 32, row_bytes = blocks * block_bytes<R>();
-    const int64_t first = tile_first(task.n, tiles, task.first_tile), last = tile_first(task.n, tiles, task.last_tile);
+    const Cut tiles(task.n, PANEL_COLS);
+    const int64_t blocks = w.cols / 32;
+    const int64_t first = tiles.first(task.first_tile), last = tiles.first(task.last_tile);
     std::memset(scratch.sums, 0, static_cast<size_t>((last - first) * PANEL_ROWS) * sizeof(float));
     for (int64_t b = 0; b < blocks; b += STRETCH_BLOCKS) {
         const int m = static_cast<int>(blocks - b < STRETCH_BLOCKS ? blocks - b : STRETCH_BLOCKS);
         unpack<R>(w, task.first_row, task.n_rows, b, b + m, scratch.tile);
+        // after the row's last stretch comes the next panel's first
+        const int64_t ahead_row = task.first_row + (b + m < blocks ? 0 : PANEL_ROWS), ahead_block = (b + m) % blocks;
+        Ahead ahead(w.codes + ahead_row * w.row_bytes + ahead_block / 8 * R::CHUNK_BYTES, w.row_bytes,
+                    STRETCH * R::CHUNK_BYTES, task.last_tile - task.first_tile);
         for (int64_t t = task.first_tile; t < task.last_tile; t++) {
-            const int64_t c = tile_first(task.n, tiles, t), n = tile_first(task.n, tiles, t + 1) - c;
-            multiply_some<R, PANEL_COLS>(static_cast<int>(n), scratch.tile,
-                                         task.x + c * row_bytes + b * n * block_bytes<R>(), m,
-                                         scratch.sums + (c - first) * PANEL_ROWS);
+            ahead.fetch();
+            multiply_some<R, PANEL_COLS>(static_cast<int>(tiles.size(t)), scratch.tile,
+                                         task.x + place_of<R>(task.n, tiles.first(t), b, blocks), m,
+                                         scratch.sums + (tiles.first(t) - first) * PANEL_ROWS);
         }
     }
     for (int64_t c = first; c < last; c++) {
         const int64_t row = task.order ? task.order[c] : task.out_row + c;
-        std::memcpy(task.out + row * task.out_stride, scratch.sums + (c - first) * PANEL_ROWS,
-                    static_cast<size_t>(task.n_rows) * sizeof(float));
+        float* to = task.out + row * task.out_stride;
+        const float* from = scratch.sums + (c - first) * PANEL_ROWS;
+        if (task.n_rows == PANEL_ROWS)
+            std::memcpy(to, from, PANEL_ROWS * sizeof(float));  // of a known size, a few moves
+        else
+            std::memcpy(to, from, static_cast<size_t>(task.n_rows) * sizeof(float));
     }
 }
 

@@ -26,6 +26,12 @@ inline uint32_t load_u32(const uint8_t* p) {
     return x;
 }
 
+// m halves STRIDE bytes apart, 0 after them.
+template <int STRIDE>
+inline Floats halves(const uint8_t* p, int m) {
+    return m == 8 ? eight_halves<STRIDE>(p) : some_halves(p, STRIDE, m);
+}
+
 // MAX, OFFSET, SUBS and MINS of a format, and the bytes of 256 columns.
 template <int MAX_, int OFFSET_, int SUBS_, bool MINS_, int CHUNK_BYTES_>
 struct Shape {
@@ -37,7 +43,7 @@ struct Shape {
 template <int MAX, int OFFSET, int BLOCK_BYTES>
 struct OneScale : Shape<MAX, OFFSET, 1, false, 8 * BLOCK_BYTES> {
     static void scales(const Row& row, int64_t chunk, int m, float* scale, float*) {
-        store_floats(scale, halves(row.codes + chunk * 8 * BLOCK_BYTES, BLOCK_BYTES, m));
+        store_floats(scale, halves<BLOCK_BYTES>(row.codes + chunk * 8 * BLOCK_BYTES, m));
     }
 };
 
@@ -46,8 +52,8 @@ template <int MAX, int BLOCK_BYTES>
 struct ScaleAndMin : Shape<MAX, 0, 1, true, 8 * BLOCK_BYTES> {
     static void scales(const Row& row, int64_t chunk, int m, float* scale, float* min) {
         const uint8_t* p = row.codes + chunk * 8 * BLOCK_BYTES;
-        store_floats(scale, halves(p, BLOCK_BYTES, m));
-        store_floats(min, set_floats(0) - halves(p + 2, BLOCK_BYTES, m));
+        store_floats(scale, halves<BLOCK_BYTES>(p, m));
+        store_floats(min, set_floats(0) - halves<BLOCK_BYTES>(p + 2, m));
     }
 };
 
@@ -123,10 +129,16 @@ struct Groups : Shape<(1 << BITS) - 1, 0, 1, true, 32 * BITS> {
             return load_bytes(p + 32 * J);
     }
     static void scales(const Row& row, int64_t chunk, int m, float* scale, float* min) {
+        if (m == 8) {
+            const int64_t group = 8 * chunk >> row.group_shift;
+            store_floats(scale, each_of_group(row.scales + group, row.group_shift));
+            store_floats(min, set_floats(0) - each_of_group(row.biases + group, row.group_shift));
+            return;
+        }
         for (int j = 0; j < 8; j++) {
             const int64_t group = (8 * chunk + j) >> row.group_shift;
             scale[j] = j < m ? row.scales[group] : 0.0f;
-            min[j] = j < m ? -row.biases[group] : 0.0f;
+            min[j] = j < m ? 0.0f - row.biases[group] : 0.0f;
         }
     }
 };

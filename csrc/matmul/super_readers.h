@@ -43,11 +43,10 @@ struct q3_k_reader : Shape<7, 4, 2, false, 110> {
 
 // The twelve bytes of scales and mins of q4_k and q5_k, at offset 4 after d and dmin.
 inline void scales_and_mins(const uint8_t* p, float* scale, float* min) {
-    const uint32_t a = load_u32(p + 4), b = load_u32(p + 8), c = load_u32(p + 12);
-    const uint64_t s = join(a & 0x3f3f3f3fu, (c & 0x0f0f0f0fu) | (a >> 6 & 0x03030303u) << 4);
-    const uint64_t m = join(b & 0x3f3f3f3fu, (c >> 4 & 0x0f0f0f0fu) | (b >> 6 & 0x03030303u) << 4);
-    store_floats(scale, set_floats(half(p)) * floats_of_u8(s));
-    store_floats(min, set_floats(half(p + 2)) * floats_of_u8(m));
+    Floats scales, mins;
+    sixes(p + 4, scales, mins);
+    store_floats(scale, set_floats(half(p)) * scales);
+    store_floats(min, set_floats(half(p + 2)) * mins);
 }
 
 struct q4_k_reader : Shape<15, 0, 1, true, 144> {

@@ -1,5 +1,6 @@
 // Few rows of x (decoding): each row of weights is read once from memory and unpacked in registers. Sixteen lanes on
-// every tier: lane l takes columns 4 l .. 4 l + 3 of even blocks, lane l + 8 those of odd ones, then a fixed tree.
+// every tier: four for a (sub-)block, of every four of which each lane has its own; lane i of four takes dwords of
+// codes i, i + 4, ... of the (sub-)block; then a fixed tree.
 #pragma once
 #include <utility>
 
@@ -19,9 +20,8 @@ inline void scale_chunk(const Row& row, int64_t chunk, int m, const Vector<R> (&
     R::scales(row, chunk, m, scale, min);
     for (int i = 0; i < N; i++)
         for (int s = 0; s < R::SUBS; s++) {
-            const int64_t at = 8 * (R::SUBS * chunk + s);
-            scaled[i][s] = load_floats(scale + 8 * s) * load_floats(x[i].scale + at);
-            if (R::MINS) below[i] = below[i] + load_floats(min + 8 * s) * load_floats(x[i].sum + at);
+            scaled[i][s] = load_floats(scale + 8 * s) * load_floats(x[i].scales(chunk) + 8 * s);
+            if (R::MINS) below[i] = below[i] + load_floats(min + 8 * s) * load_floats(x[i].sums(chunk) + 8 * s);
         }
 }
 
@@ -30,25 +30,35 @@ struct Scaled {
     alignas(64) float v[N][8 * R::SUBS];
 };
 
-template <class R, int N, int J>
-inline void add_block(const uint8_t* chunk, const Vector<R> (&x)[N], int64_t at, const Scaled<R, N>& scaled,
-                      Floats (&total)[N][2]) {
-    Bytes codes = R::template codes<J>(chunk);
-    if constexpr (SIGNED_BYTES && R::MAX > 127) codes = codes ^ set_bytes(128);
+template <class R, int J>
+inline Bytes codes_of(const uint8_t* chunk) {
+    const Bytes codes = R::template codes<J>(chunk);
+    return SIGNED_BYTES && R::MAX > 127 ? codes ^ set_bytes(128) : codes;
+}
+
+// Sub-blocks 2 K and 2 K + 1 of a chunk with m blocks: eight lanes.
+template <class R, int N, int K>
+inline void add_two(const uint8_t* chunk, int m, const Vector<R> (&x)[N], int64_t at, const Scaled<R, N>& scaled,
+                    Floats (&total)[N][2]) {
+    constexpr int J = K * 2 / R::SUBS;  // the block
+    if (J >= m) return;
+    const Bytes first = codes_of<R, J>(chunk), second = J + 1 < m ? codes_of<R, (J + 1) % 8>(chunk) : set_bytes(0);
     for (int i = 0; i < N; i++) {
-        const Floats d = dot<R::MAX>(codes, x[i].codes + 256 * at + 32 * J, x[i].start + 64 * at + 8 * J);
-        const float* scale = scaled.v[i] + J * R::SUBS;
-        total[i][J % 2] = total[i][J % 2] + d * (R::SUBS == 1 ? set_floats(*scale) : set_pair(scale));
+        const int8_t* codes = x[i].codes + 256 * at + 32 * J;
+        Ints d = dot<R::MAX>(first, codes);
+        if (R::SUBS == 1) d = fold(d, dot<R::MAX>(second, codes + 32));
+        if (Vector<R>::START) d = d + load_ints(x[i].start + 32 * R::SUBS * at + 8 * K);
+        total[i][K % 2] = total[i][K % 2] + floats(d) * set_pair(scaled.v[i] + 2 * K);
     }
 }
 
-template <class R, int N, int... J>
-inline void add_blocks(const uint8_t* chunk, int m, const Vector<R> (&x)[N], int64_t at, const Scaled<R, N>& scaled,
-                       Floats (&total)[N][2], std::integer_sequence<int, J...>) {
+template <class R, int N, int... K>
+inline void add_twos(const uint8_t* chunk, int m, const Vector<R> (&x)[N], int64_t at, const Scaled<R, N>& scaled,
+                     Floats (&total)[N][2], std::integer_sequence<int, K...>) {
     if (m == 8) {
-        (add_block<R, N, J>(chunk, x, at, scaled, total), ...);
+        (add_two<R, N, K>(chunk, 8, x, at, scaled, total), ...);
     } else {
-        ((J < m ? add_block<R, N, J>(chunk, x, at, scaled, total) : void()), ...);
+        (add_two<R, N, K>(chunk, m, x, at, scaled, total), ...);
     }
 }
 
@@ -70,49 +80,99 @@ inline void chunk_of_row(const Row& row, int64_t c, int64_t blocks, const Vector
     for (int i = 0; i < N; i++)
         for (int s = 0; s < R::SUBS; s++) store_floats(scaled.v[i] + 8 * s, products[i][s]);
     in_memory(&scaled);  // each scale is loaded into all lanes at no cost; from a register it takes two moves
-    add_blocks<R, N>(row.codes + c * R::CHUNK_BYTES, m, x, c, scaled, total, std::make_integer_sequence<int, 8>());
+    add_twos<R, N>(row.codes + c * R::CHUNK_BYTES, m, x, c, scaled, total,
+                   std::make_integer_sequence<int, 4 * R::SUBS>());
 }
 
 #if defined(QK_PAIRS)
-template <class R, int N, int K>
-inline void add_pair(const uint8_t* chunk, const Vector<R> (&x)[N], int64_t at, const PairFloats (&scales)[N],
-                     PairFloats (&total)[N]) {
-    Pair codes = pair_of<2 * K>(R(), chunk);
-    if constexpr (SIGNED_BYTES && R::MAX > 127) codes = codes ^ set_pair_bytes(128);
+constexpr int AHEAD =
+    4096;  // bytes that a row is fetched before its use, which is more than the hardware does by itself
+
+// The codes of sub-blocks 4 K .. 4 K + 3 of a whole chunk.
+template <class R, int K>
+inline void read_four(const uint8_t* chunk, Pair& first, Pair& second) {
+    if constexpr (R::SUBS == 2)
+        first = second = pair_of<2 * K>(R(), chunk);
+    else if constexpr (IN_FOURS<R>)
+        four_of<K>(R(), chunk, first, second);
+    else
+        first = pair_of<4 * K>(R(), chunk), second = pair_of<4 * K + 2>(R(), chunk);
+    if (SIGNED_BYTES && R::MAX > 127) first = first ^ set_pair_bytes(128), second = second ^ set_pair_bytes(128);
+}
+
+// Of ROWS rows: all sixteen lanes. x is loaded once for them.
+template <class R, int N, int ROWS, int K>
+inline void add_four(const uint8_t* const (&chunk)[ROWS], const Vector<R> (&x)[N], int64_t at,
+                     const PairFloats (&scales)[ROWS][N], PairFloats (&total)[ROWS][N]) {
+    constexpr int BYTES = 128 / R::SUBS;
+    Pair codes[N][2];
+    PairInts start[N];
     for (int i = 0; i < N; i++) {
-        const PairFloats d = dot_pair<R::MAX>(codes, x[i].codes + 256 * at + 64 * K, x[i].start + 64 * at + 16 * K);
-        total[i] = total[i] + d * spread_scales<R::SUBS, K>(scales[i]);
+        const uint8_t* p = reinterpret_cast<const uint8_t*>(x[i].codes) + 256 * at + BYTES * K;
+        codes[i][0] = load_pair(p);
+        if (R::SUBS == 1) codes[i][1] = load_pair(p + 64);
+        if (Vector<R>::START) start[i] = load_pair_ints(x[i].start + 32 * R::SUBS * at + 16 * K);
+    }
+    for (int k = 0; k < ROWS; k++) {
+        Pair first, second;
+        read_four<R, K>(chunk[k], first, second);
+        for (int i = 0; i < N; i++) {
+            PairInts d = dot<R::MAX>(first, codes[i][0]);
+            if constexpr (R::SUBS == 1) {
+                const PairInts other = dot<R::MAX>(second, codes[i][1]);
+                d = IN_FOURS<R> ? d + other : fold(d, other);
+            }
+            if (Vector<R>::START) d = d + start[i];
+            total[k][i] = total[k][i] + floats(d) * spread<K>(scales[k][i]);
+        }
     }
 }
 
-// The same for ROWS rows in turn, two blocks at a time.
+template <class R, int N, int ROWS, int... K>
+inline void add_fours(const uint8_t* const (&chunk)[ROWS], const Vector<R> (&x)[N], int64_t at,
+                      const PairFloats (&scales)[ROWS][N], PairFloats (&total)[ROWS][N],
+                      std::integer_sequence<int, K...>) {
+    (add_four<R, N, ROWS, K>(chunk, x, at, scales, total), ...);
+}
+
+// The same for ROWS rows in turn, `apart` rows from each other, a chunk at a time.
 template <class R, int N, int ROWS>
-inline void paired_rows(const VectorTask& task, int64_t r, const Vector<R> (&x)[N]) {
+inline void paired_rows(const VectorTask& task, int64_t r, int64_t apart, const Vector<R> (&x)[N]) {
     const int64_t blocks = task.weights->cols / 32;
     Row row[ROWS];
-    PairFloats total[ROWS][N];
+    constexpr bool TOGETHER = R::MINS && R::SUBS == 1;  // eight scales and eight minima fill a register
+    PairFloats total[ROWS][N], both[ROWS][N];
     Floats below[ROWS][N];
     for (int k = 0; k < ROWS; k++) {
-        row[k] = row_of(*task.weights, task.first_row + r + k);
-        for (int i = 0; i < N; i++) total[k][i] = set_pair_floats(0), below[k][i] = set_floats(0);
+        row[k] = row_of(*task.weights, task.first_row + r + k * apart);
+        for (int i = 0; i < N; i++) total[k][i] = both[k][i] = set_pair_floats(0), below[k][i] = set_floats(0);
     }
-    for (int64_t c = 0; c < blocks / 8; c++)
+    for (int64_t c = 0; c < blocks / 8; c++) {
+        const uint8_t* chunk[ROWS];
+        PairFloats scales[ROWS][N];
         for (int k = 0; k < ROWS; k++) {
-            Floats scaled[N][R::SUBS];
-            scale_chunk<R, N>(row[k], c, 8, x, scaled, below[k]);
-            PairFloats scales[N];
-            for (int i = 0; i < N; i++) scales[i] = join(scaled[i][0], scaled[i][R::SUBS - 1]);
-            const uint8_t* chunk = row[k].codes + c * R::CHUNK_BYTES;
-            add_pair<R, N, 0>(chunk, x, c, scales, total[k]);
-            add_pair<R, N, 1>(chunk, x, c, scales, total[k]);
-            add_pair<R, N, 2>(chunk, x, c, scales, total[k]);
-            add_pair<R, N, 3>(chunk, x, c, scales, total[k]);
+            chunk[k] = row[k].codes + c * R::CHUNK_BYTES;
+            for (int at = 0; at < R::CHUNK_BYTES; at += 64) prefetch(chunk[k] + AHEAD + at);
+            if constexpr (TOGETHER) {
+                const PairFloats read = scales_and_minima(R(), row[k], c);
+                for (int i = 0; i < N; i++) {
+                    scales[k][i] = read * load_pair_floats(x[i].scales(c));
+                    both[k][i] = both[k][i] + scales[k][i];
+                }
+            } else {
+                Floats scaled[N][R::SUBS];
+                scale_chunk<R, N>(row[k], c, 8, x, scaled, below[k]);
+                for (int i = 0; i < N; i++) scales[k][i] = join(scaled[i][0], scaled[i][R::SUBS - 1]);
+            }
         }
+        add_fours<R, N, ROWS>(chunk, x, c, scales, total, std::make_integer_sequence<int, 2 * R::SUBS>());
+    }
     for (int k = 0; k < ROWS; k++) {
         Floats halves[N][2];
+        for (int i = 0; i < N && TOGETHER; i++) below[k][i] = odd_of(both[k][i]);
         for (int i = 0; i < N; i++) halves[i][0] = even_of(total[k][i]), halves[i][1] = odd_of(total[k][i]);
         if (blocks % 8) chunk_of_row<R, N>(row[k], blocks / 8, blocks, x, halves, below[k]);
-        store_row<R, N>(task, r + k, halves, below[k]);
+        store_row<R, N>(task, r + k * apart, halves, below[k]);
     }
 }
 #endif
@@ -120,9 +180,9 @@ inline void paired_rows(const VectorTask& task, int64_t r, const Vector<R> (&x)[
 template <class R, int N>
 static void vector_rows(const VectorTask& task, const Vector<R> (&x)[N]) {
 #if defined(QK_PAIRS)
-    int64_t r = 0;
-    for (; r + PAIR_ROWS <= task.n_rows; r += PAIR_ROWS) paired_rows<R, N, PAIR_ROWS>(task, r, x);
-    for (; r < task.n_rows; r++) paired_rows<R, N, 1>(task, r, x);
+    const int64_t apart = task.n_rows / PAIR_ROWS;
+    for (int64_t r = 0; r < apart; r++) paired_rows<R, N, PAIR_ROWS>(task, r, apart, x);
+    for (int64_t r = apart * PAIR_ROWS; r < task.n_rows; r++) paired_rows<R, N, 1>(task, r, 0, x);
 #else
     const int64_t blocks = task.weights->cols / 32;
     for (int64_t r = 0; r < task.n_rows; r++) {
@@ -137,16 +197,15 @@ static void vector_rows(const VectorTask& task, const Vector<R> (&x)[N]) {
 
 template <class R>
 static void vector(VectorTask task) {
-    const int64_t cols = task.weights->cols;
+    const auto of = [&](int i) { return Vector<R>(const_cast<uint8_t*>(task.x[i]), task.weights->cols); };
     if constexpr (VECTOR_COLS > 1) {
-        if (task.n == 3) return vector_rows<R, 3>(task, {{task.x[0], cols}, {task.x[1], cols}, {task.x[2], cols}});
-        if (task.n == 2) return vector_rows<R, 2>(task, {{task.x[0], cols}, {task.x[1], cols}});
+        if (task.n == 3) return vector_rows<R, 3>(task, {of(0), of(1), of(2)});
+        if (task.n == 2) return vector_rows<R, 2>(task, {of(0), of(1)});
     }
     for (; task.n > 0; task.n--) {
         VectorTask one = task;
-        one.x[0] = task.x[task.n - 1];
         one.out[0] = task.out[task.n - 1];
-        vector_rows<R, 1>(one, {{one.x[0], cols}});
+        vector_rows<R, 1>(one, {of(task.n - 1)});
     }
 }
 

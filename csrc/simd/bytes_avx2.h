@@ -15,6 +15,9 @@ struct Bytes {
 struct Floats {
     __m256 v;
 };
+struct Ints {
+    __m256i v;
+};
 
 inline __m128i load_16(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
 inline __m256i load_32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
@@ -83,24 +86,57 @@ inline Floats floats_of_u8(uint64_t bytes) {
 inline Floats floats_of_i8(uint64_t bytes) {
     return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(bytes))))};
 }
-inline Floats halves(const uint8_t* p, int stride, int count) {
+inline Floats some_halves(const uint8_t* p, int stride, int count) {
     alignas(16) uint16_t h[8] = {};
-    if (count == 8) {
-        const auto at = [&](int i) {
-            uint16_t x;
-            std::memcpy(&x, p + i * stride, 2);
-            return static_cast<short>(x);
-        };
-        return {_mm256_cvtph_ps(_mm_setr_epi16(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)))};
-    }
     for (int i = 0; i < 8; i++)
         if (i < count) std::memcpy(h + i, p + i * stride, 2);
     return {_mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i*>(h)))};
+}
+inline Floats each_of_group(const float* p, int shift) {
+    if (shift == 0) return load_floats(p);
+    if (shift == 1) {
+        const __m256 four = _mm256_castps128_ps256(_mm_loadu_ps(p));
+        return {_mm256_permutevar8x32_ps(four, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3))};
+    }
+    return {_mm256_setr_m128(_mm_set1_ps(p[0]), _mm_set1_ps(p[shift == 2]))};
+}
+inline __m128i six_bits(const uint8_t* p) {  // eight scales, eight minima
+    const __m128i all = load_16(p - 4);      // what lies before belongs to the block
+    const __m128i low = _mm_srlv_epi32(_mm_shuffle_epi32(all, 0xa5), _mm_setr_epi32(0, 2, 0, 2));
+    const __m128i high = _mm_srlv_epi32(_mm_shuffle_epi32(all, 0xff), _mm_setr_epi32(0, 0, 0, 4));
+    return _mm_or_si128(_mm_and_si128(low, _mm_setr_epi32(0x3f3f3f3f, 0x30303030, 0x3f3f3f3f, 0x30303030)),
+                        _mm_and_si128(high, _mm_setr_epi32(0, 0x0f0f0f0f, 0, 0x0f0f0f0f)));
+}
+inline void sixes(const uint8_t* p, Floats& scale, Floats& min) {
+    const __m128i six = six_bits(p);
+    scale = {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(six))};
+    min = {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(six, six)))};
 }
 inline float sum(Floats a) {
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+inline Floats floats(Ints a) { return {_mm256_cvtepi32_ps(a.v)}; }
+inline Ints operator+(Ints a, Ints b) { return {_mm256_add_epi32(a.v, b.v)}; }
+inline Ints load_ints(const int32_t* p) { return {load_32(p)}; }
+inline Ints fold(Ints a, Ints b) {
+    return {_mm256_add_epi32(_mm256_permute2x128_si256(a.v, b.v, 0x20), _mm256_permute2x128_si256(a.v, b.v, 0x31))};
+}
+
+template <int MAX>
+inline __m256i products(__m256i w, __m256i x) {
+    if constexpr (MAX > 127) {
+        return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    } else {
+        static_assert(2 * 127 * MAX <= 32767, "an int16 overflows");
+        return _mm256_maddubs_epi16(w, x);
+    }
+}
+template <int MAX>
+inline Ints dot_maddubs(Bytes codes, const int8_t* x) {
+    return {_mm256_madd_epi16(products<MAX>(codes.v, load_32(x)), _mm256_set1_epi16(1))};
 }
 
 // The compiler must not keep it in registers.
@@ -111,6 +147,8 @@ inline void in_memory(const void* p) {
     (void)p;
 #endif
 }
+
+inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 inline uint32_t largest_magnitude_bits(const float* x) {
     const __m256i mask = _mm256_set1_epi32(0x7fffffff);

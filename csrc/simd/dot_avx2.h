@@ -19,19 +19,18 @@ constexpr int run_length() {
 }
 
 template <int MAX>
-inline __m256i products(__m256i w, __m256i x) {
-    if constexpr (MAX > 127) {
-        return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-    } else {
-        static_assert(2 * 127 * MAX <= 32767, "an int16 overflows");
-        return _mm256_maddubs_epi16(w, x);
-    }
+inline Ints dot(Bytes codes, const int8_t* x) {
+    return dot_maddubs<MAX>(codes, x);
 }
 
-template <int MAX>
-inline Floats dot(Bytes codes, const int8_t* x, const int32_t* start) {
-    const __m256i s = _mm256_madd_epi16(products<MAX>(codes.v, load_32(x)), _mm256_set1_epi16(1));
-    return {_mm256_cvtepi32_ps(_mm256_add_epi32(s, load_32(start)))};
+template <int STRIDE>
+inline Floats eight_halves(const uint8_t* p) {
+    const auto at = [&](int i) {
+        uint16_t x;
+        std::memcpy(&x, p + i * STRIDE, 2);
+        return static_cast<short>(x);
+    };
+    return {_mm256_cvtph_ps(_mm_setr_epi16(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)))};
 }
 
 using Sums = Floats;

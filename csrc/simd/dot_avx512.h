@@ -24,18 +24,11 @@ constexpr int run_length() {
 #endif
 
 template <int MAX>
-inline Floats dot(Bytes codes, const int8_t* x, const int32_t* start) {
+inline Ints dot(Bytes codes, const int8_t* x) {
 #if defined(QK_VNNI)
-    return {_mm256_cvtepi32_ps(_mm256_dpbusd_epi32(load_32(start), codes.v, load_32(x)))};
+    return {_mm256_dpbusd_epi32(_mm256_setzero_si256(), codes.v, load_32(x))};
 #else
-    __m256i two;
-    if constexpr (MAX > 127) {
-        two = _mm256_maddubs_epi16(_mm256_abs_epi8(codes.v), _mm256_sign_epi8(load_32(x), codes.v));
-    } else {
-        static_assert(2 * 127 * MAX <= 32767, "an int16 overflows");
-        two = _mm256_maddubs_epi16(codes.v, load_32(x));
-    }
-    return {_mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_madd_epi16(two, _mm256_set1_epi16(1)), load_32(start)))};
+    return dot_maddubs<MAX>(codes, x);
 #endif
 }
 
@@ -47,6 +40,12 @@ struct Pair {
 struct PairFloats {
     __m512 v;
 };
+struct PairInts {
+    __m512i v;
+};
+struct Words {
+    uint16_t v[32];
+};
 
 inline Pair join(Bytes a, Bytes b) { return {_mm512_inserti64x4(_mm512_castsi256_si512(a.v), b.v, 1)}; }
 inline Pair load_pair(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
@@ -57,12 +56,46 @@ inline Pair set_pair_bytes(uint8_t x) { return {_mm512_set1_epi8(static_cast<cha
 inline Pair look_up(const uint8_t (&table)[16], Pair index) {
     return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(load_16(table)), index.v)};
 }
-// nibbles() of p for the even block and of q for the odd one.
-inline Pair nibbles(const uint8_t* p, const uint8_t* q) {
-    const __m512i even = _mm512_broadcast_i32x4(load_16(p));
-    const __m512i both = _mm512_mask_broadcast_i32x4(even, 0xff00, load_16(q));
-    const __m512i shift = _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 0, 0, 0, 0, 4, 4, 4, 4);
-    return {_mm512_and_si512(_mm512_srlv_epi32(both, shift), _mm512_set1_epi8(15))};
+// Where eight words at bytes at(i) lie in two loads, the second of which is `second` bytes behind the first.
+template <class At>
+constexpr Words words_from(At at, int second) {
+    Words w = {};
+    for (int i = 0; i < 8; i++) w.v[i] = static_cast<uint16_t>(at(i) <= 62 ? at(i) / 2 : 32 + (at(i) - second) / 2);
+    return w;
+}
+
+template <int STRIDE>
+inline Floats eight_halves(const uint8_t* p) {
+    static_assert(STRIDE % 2 == 0, "words");
+    if constexpr (3 * STRIDE + 2 <= 64) {
+        constexpr int SECOND = 7 * STRIDE + 2 <= 128 ? 64 : 4 * STRIDE;
+        alignas(64) static constexpr Words FROM = words_from([](int i) { return i * STRIDE; }, SECOND);
+        const __m512i all =
+            _mm512_permutex2var_epi16(_mm512_loadu_si512(p), _mm512_load_si512(FROM.v), _mm512_loadu_si512(p + SECOND));
+        return {_mm256_cvtph_ps(_mm512_castsi512_si128(all))};
+    } else {
+        // the second load of the last two begins earlier, lest it end behind the eighth block
+        constexpr int EARLIER = 2 * STRIDE < 66 ? 66 - 2 * STRIDE : 0;
+        alignas(64) static constexpr Words FROM =
+            words_from([](int i) { return i % 2 * STRIDE + i / 2 % 2 * (64 + EARLIER); }, 64);
+        const __m512i from = _mm512_load_si512(FROM.v);
+        const auto four = [&](__mmask32 mask, const uint8_t* q) {
+            const __m512i next = _mm512_loadu_si512(q + 2 * STRIDE - EARLIER);
+            return _mm512_maskz_permutex2var_epi16(mask, _mm512_loadu_si512(q), from, next);
+        };
+        return {_mm256_cvtph_ps(_mm512_castsi512_si128(_mm512_or_si512(four(0x0f, p), four(0xf0, p + 4 * STRIDE))))};
+    }
+}
+
+// Four times 16 bytes, STRIDE apart. Fewer and wider loads are slower where weights come from memory: they cross lines
+// and pages.
+template <int STRIDE>
+inline Pair load_fours(const uint8_t* p) {
+    const auto at = [&](int i) { return load_16(p + i * STRIDE); };
+    __m512i r = _mm512_castsi128_si512(at(0));
+    r = _mm512_mask_broadcast_i32x4(r, 0x00f0, at(1));
+    r = _mm512_mask_broadcast_i32x4(r, 0x0f00, at(2));
+    return {_mm512_mask_broadcast_i32x4(r, 0xf000, at(3))};
 }
 // Bits MASK of each byte, once it has been shifted right by EVEN or ODD; both at least 0, or both at most 0: left.
 template <int EVEN, int ODD, int MASK>
@@ -82,11 +115,29 @@ inline PairFloats set_pair_floats(float x) { return {_mm512_set1_ps(x)}; }
 inline Floats even_of(PairFloats a) { return {_mm512_castps512_ps256(a.v)}; }
 inline Floats odd_of(PairFloats a) { return {_mm512_extractf32x8_ps(a.v, 1)}; }
 
-// The scales of blocks 2 K and 2 K + 1 in the lanes that dot_pair gives them: SUBS each, of 8 SUBS in a register.
-template <int SUBS, int K>
-inline PairFloats spread_scales(PairFloats scales) {
-    constexpr int A = 2 * SUBS * K, B = SUBS == 1 ? A : A + 1, C = SUBS == 1 ? A + 1 : A + 2,
-                  D = SUBS == 1 ? A + 1 : A + 3;
+inline PairFloats floats(PairInts a) { return {_mm512_cvtepi32_ps(a.v)}; }
+inline PairInts operator+(PairInts a, PairInts b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline PairInts load_pair_ints(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
+// fold() of the halves of a, then of b.
+inline PairInts fold(PairInts a, PairInts b) {
+    return {_mm512_add_epi32(_mm512_shuffle_i64x2(a.v, b.v, 0x88), _mm512_shuffle_i64x2(a.v, b.v, 0xdd))};
+}
+
+inline PairFloats load_pair_floats(const float* p) { return {_mm512_loadu_ps(p)}; }
+// A super-block that begins with d, dmin and the twelve bytes of sixes(): d * scales, then dmin * minima.
+inline PairFloats scales_and_minima(const uint8_t* p) {
+    int32_t both;
+    std::memcpy(&both, p, 4);
+    const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    const __m512 d = _mm512_castps128_ps512(_mm_cvtph_ps(_mm_cvtsi32_si128(both)));
+    const __m512 sixteen = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(six_bits(p + 4)));
+    return {_mm512_mul_ps(_mm512_permutexvar_ps(spread, d), sixteen)};
+}
+
+// Scales 4 K .. 4 K + 3, each in four lanes.
+template <int K>
+inline PairFloats spread(PairFloats scales) {
+    constexpr int A = 4 * K, B = A + 1, C = A + 2, D = A + 3;
     const __m512i from = _mm512_setr_epi32(A, A, A, A, B, B, B, B, C, C, C, C, D, D, D, D);
     return {_mm512_permutexvar_ps(from, scales.v)};
 }
@@ -94,18 +145,17 @@ inline PairFloats join(Floats a, Floats b) { return {_mm512_insertf32x8(_mm512_c
 
 // dot() of both blocks.
 template <int MAX>
-inline PairFloats dot_pair(Pair codes, const int8_t* x, const int32_t* start) {
+inline PairInts dot(Pair codes, Pair x) {
 #if defined(QK_VNNI)
-    return {_mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_loadu_si512(start), codes.v, _mm512_loadu_si512(x)))};
+    return {_mm512_dpbusd_epi32(_mm512_setzero_si512(), codes.v, x.v)};
 #else
-    __m512i xs = _mm512_loadu_si512(x);
+    __m512i xs = x.v;
     if constexpr (MAX > 127) {
         xs = _mm512_mask_sub_epi8(xs, _mm512_movepi8_mask(codes.v), _mm512_setzero_si512(), xs);
         codes.v = _mm512_abs_epi8(codes.v);
     }
     static_assert(2 * 127 * (MAX > 127 ? 128 : MAX) <= 32767, "an int16 overflows");
-    const __m512i four = _mm512_madd_epi16(_mm512_maddubs_epi16(codes.v, xs), _mm512_set1_epi16(1));
-    return {_mm512_cvtepi32_ps(_mm512_add_epi32(four, _mm512_loadu_si512(start)))};
+    return {_mm512_madd_epi16(_mm512_maddubs_epi16(codes.v, xs), _mm512_set1_epi16(1))};
 #endif
 }
 

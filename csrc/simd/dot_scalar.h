@@ -105,26 +105,64 @@ inline Floats floats_of_i8(uint64_t bytes) {
     for (int i = 0; i < 8; i++) r.v[i] = static_cast<float>(static_cast<int8_t>(bytes >> 8 * i & 255));
     return r;
 }
-inline Floats halves(const uint8_t* p, int stride, int count) {  // 0 from count on
+inline Floats some_halves(const uint8_t* p, int stride, int count) {  // 0 from count on
     Floats r = set_floats(0);
     for (int i = 0; i < count; i++) r.v[i] = half(p + i * stride);
     return r;
 }
+template <int STRIDE>
+inline Floats eight_halves(const uint8_t* p) {
+    return some_halves(p, STRIDE, 8);
+}
+// The values of eight blocks, 1 << shift of which make a group.
+inline Floats each_of_group(const float* p, int shift) {
+    Floats r;
+    for (int i = 0; i < 8; i++) r.v[i] = p[i >> (shift < 3 ? shift : 3)];
+    return r;
+}
+// 12 bytes: the eight 6-bit scales of q4_k and q5_k, and their eight minima.
+inline void sixes(const uint8_t* p, Floats& scale, Floats& min) {
+    for (int i = 0; i < 4; i++) {
+        scale.v[i] = p[i] & 63;
+        min.v[i] = p[4 + i] & 63;
+        scale.v[4 + i] = static_cast<float>((p[8 + i] & 15) | p[i] >> 6 << 4);
+        min.v[4 + i] = static_cast<float>(p[8 + i] >> 4 | p[4 + i] >> 6 << 4);
+    }
+}
 inline float sum(Floats a) { return ((a.v[0] + a.v[4]) + (a.v[2] + a.v[6])) + ((a.v[1] + a.v[5]) + (a.v[3] + a.v[7])); }
 
-// Lane l: start[l] plus codes 4 l .. 4 l + 3 (at most MAX) times those of x.
-template <int MAX>
-inline Floats dot(Bytes codes, const int8_t* x, const int32_t* start) {
+struct Ints {
+    int32_t v[8];
+};
+inline Floats floats(Ints a) {
     Floats r;
-    for (int l = 0; l < 8; l++) {
-        int32_t s = start[l];
-        for (int i = 4 * l; i < 4 * l + 4; i++) s += codes.v[i] * x[i];
-        r.v[l] = static_cast<float>(s);
-    }
+    for (int l = 0; l < 8; l++) r.v[l] = static_cast<float>(a.v[l]);
+    return r;
+}
+inline Ints operator+(Ints a, Ints b) {
+    for (int l = 0; l < 8; l++) a.v[l] += b.v[l];
+    return a;
+}
+inline Ints load_ints(const int32_t* p) {
+    Ints r;
+    std::memcpy(r.v, p, 32);
+    return r;
+}
+// Lanes l and l + 4 of a in lane l, those of b in lane l + 4.
+inline Ints fold(Ints a, Ints b) {
+    for (int l = 0; l < 4; l++) a.v[l] += a.v[l + 4], a.v[l + 4] = b.v[l] + b.v[l + 4];
+    return a;
+}
+// Lane l: codes 4 l .. 4 l + 3 (at most MAX) times those of x.
+template <int MAX>
+inline Ints dot(Bytes codes, const int8_t* x) {
+    Ints r = {};
+    for (int i = 0; i < 32; i++) r.v[i / 4] += codes.v[i] * x[i];
     return r;
 }
 
-inline void in_memory(const void*) {}  // a hint to wider tiers
+inline void in_memory(const void*) {}  // hints to wider tiers
+inline void prefetch(const void*) {}
 
 // Activations, 32 at a time.
 inline uint32_t largest_magnitude_bits(const float* x) {
