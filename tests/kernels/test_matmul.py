@@ -355,3 +355,44 @@ def test_few_rows_are_the_same_on_every_tier_and_for_any_number_of_threads(
             results.append(np.concatenate([matmul(x[:2], packed, name), matmul(x[2:], packed, name)]))
         for y in results:
             np.testing.assert_array_equal(y.view(np.uint32), results[0].view(np.uint32))
+
+
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+@pytest.mark.parametrize("shape", [(512,), (1, 512), (40, 512)])
+def test_a_result_goes_where_it_is_wanted(shape: tuple[int, ...], mode: Mode) -> None:
+    packed, _ = weights_of("q4_k", 37, 512)
+    x = gauss(shape)
+    expected = matmul(x, packed, "q4_k", mode=mode)
+    out = np.full(expected.shape, np.nan, np.float32)
+    given = matmul(x, packed, "q4_k", mode=mode, out=out)
+    assert np.shares_memory(given, out)
+    assert given.shape == out.shape
+    np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_a_result_of_experts_goes_where_it_is_wanted(mode: Mode) -> None:
+    packed = quantize(gauss((3, 37, 512)), "q4_k")
+    x, ids = gauss((20, 512)), np.arange(20) % 3
+    expected = matmul_experts(x, packed, "q4_k", ids, mode=mode)
+    out = np.full(expected.shape, np.nan, np.float32)
+    assert np.shares_memory(matmul_experts(x, packed, "q4_k", ids, mode=mode, out=out), out)
+    np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        np.empty((4, 36), np.float32),
+        np.empty((4, 37), np.float64),
+        np.empty((37, 4), np.float32).T,
+        np.empty((4, 74), np.float32)[:, ::2],
+        np.frombuffer(bytes(4 * 37 * 4), np.float32).reshape(4, 37),
+        [[0.0] * 37] * 4,
+    ],
+    ids=["shape", "dtype", "order", "strides", "read-only", "list"],
+)
+def test_a_place_that_does_not_fit_is_refused(out: Any) -> None:
+    packed, _ = weights_of("q4_k", 37, 512)
+    with pytest.raises(UsageError, match=r"out must be .* float32 array of shape \(4, 37\)"):
+        matmul(gauss((4, 512)), packed, "q4_k", out=out)

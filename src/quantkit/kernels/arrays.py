@@ -171,11 +171,11 @@ def _numpy(value: Any, name: str) -> tuple[npt.NDArray[Any], bool]:
             raise UsageError(f"{name} is a {_kind(value)} that is no array: {error}") from error
     else:
         array, bfloat16 = _from_dlpack(value, name)
-    if array.dtype.name == "bfloat16":
+    if array.dtype.kind == "V" and array.dtype.name == "bfloat16":
         array, bfloat16 = array.view(np.uint16), True
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    return np.require(array, requirements="A"), bfloat16  # kernels read whole words
+    return array if array.flags.aligned else array.copy(), bfloat16  # kernels read whole words
 
 
 def _from_dlpack(value: Any, name: str) -> tuple[npt.NDArray[Any], bool]:

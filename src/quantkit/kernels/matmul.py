@@ -38,14 +38,20 @@ from quantkit.kernels.arrays import (
 from quantkit.kernels.codec import thread_count
 from quantkit.kernels.formats import Format, find_format
 from quantkit.kernels.groups import dequantize_groups
-from quantkit.kernels.panel import BlockWeights, Floats, GroupWeights, check_result, multiply
+from quantkit.kernels.panel import BlockWeights, Floats, GroupWeights, check_result, finite_activations, multiply
 from quantkit.kernels.tier import current_tier
 
 Mode = Literal["exact", "fast"]
 
 
 def matmul(
-    x: npt.NDArray[Any], packed: npt.NDArray[np.uint8], format: str, *, mode: Mode = "exact", threads: int = 0
+    x: npt.NDArray[Any],
+    packed: npt.NDArray[np.uint8],
+    format: str,
+    *,
+    mode: Mode = "exact",
+    threads: int = 0,
+    out: Floats | None = None,
 ) -> Floats:
     """x Wᵀ with weights in a GGUF format.
 
@@ -57,9 +63,11 @@ def matmul(
         mode: "exact" decodes weights and multiplies in float32; "fast" quantizes x to int8 and multiplies integers,
             for the block formats. This module's docstring has the error of both.
         threads: of decoding, products and BLAS. 0 takes all processors, and BLAS's own setting.
+        out: float32 (n, rows), or (rows,) for x of one dimension, C-contiguous, where the result goes: a loop that
+            gives it needs no fresh memory each time. After an error it holds anything.
 
     Returns:
-        float32 (n, rows), or (rows,) for x of one dimension.
+        float32 (n, rows), or (rows,) for x of one dimension; `out`, if it was given.
 
     Raises:
         NonFiniteError: an activation, a decoded weight or a result is NaN or infinite; row and column are named.
@@ -69,10 +77,10 @@ def matmul(
     weights = BlockWeights(packed, found)
     int8 = _is_int8(mode, found)
     count = thread_count(threads)
-    rows, vector = activations(x, weights.shape[1])
-    out = np.empty((len(rows), weights.shape[0]), np.float32)
-    multiply(rows, weights, out, int8=int8, threads=count)
-    return out[0] if vector else out
+    rows, vector = activations(x, weights.shape[1], check=not int8)
+    result = _room(out, (len(rows), weights.shape[0]), vector)
+    multiply(rows, weights, result, int8=int8, threads=count)
+    return result[0] if vector else result
 
 
 def matmul_experts(
@@ -84,6 +92,7 @@ def matmul_experts(
     scale: npt.NDArray[Any] | None = None,
     mode: Mode = "exact",
     threads: int = 0,
+    out: Floats | None = None,
 ) -> Floats:
     """Each row of x times the weights of its own expert: y[i] = scale[i] x[i] W[expert_ids[i]]ᵀ.
 
@@ -94,10 +103,10 @@ def matmul_experts(
         packed: uint8 (experts, rows, row_bytes).
         expert_ids: whole numbers (n,), 0 <= id < experts.
         scale: (n,), finite, multiplied into the rows of x: Llama 4's router weights. None: ones.
-        mode, threads: as in matmul.
+        mode, threads, out: as in matmul.
 
     Returns:
-        float32 (n, rows).
+        float32 (n, rows); `out`, if it was given.
 
     Raises:
         NonFiniteError, UsageError: as matmul; an id that is no expert's.
@@ -107,16 +116,17 @@ def matmul_experts(
     cols = n_bytes // found.block_bytes * found.block_size
     int8 = _is_int8(mode, found)
     count = thread_count(threads)
-    rows = routed(x, cols, scale)
+    rows = routed(x, cols, scale, check=not int8)
     ids = index_array(expert_ids, "expert_ids", length=len(rows), limit=n_experts)
     order, starts = _by_expert(ids, n_experts)
-    out = np.empty((len(rows), n_rows), np.float32)
+    out = _room(out, (len(rows), n_rows))
     together = int8 and rows.size and out.size and packed.flags.c_contiguous
     if together:
         where = (n_experts, n_rows, cols, order, starts, out.reshape(-1))
-        _machine.matmul_fast_experts(current_tier(), format, rows.reshape(-1), packed.reshape(-1), *where, count)
-        if np.isfinite(out).all():
-            return out
+        with finite_activations(rows, "activations" if scale is None else "activations times scale"):
+            tier, flat = current_tier(), rows.reshape(-1)
+            if _machine.matmul_fast_experts(tier, format, flat, packed.reshape(-1), *where, count):
+                return out
     for expert in np.flatnonzero(np.diff(starts)):
         mine = order[starts[expert] : starts[expert + 1]]
         weights = BlockWeights(packed[expert], found)
@@ -165,31 +175,45 @@ def matmul_groups(
     if int8 and bits not in (4, 8):
         raise UsageError(f'mode="fast" is for groups of 4 or 8 bits, not {bits}', hint='Use mode="exact".')
     count = thread_count(threads)
-    rows, vector = activations(x, weights.shape[1])
+    rows, vector = activations(x, weights.shape[1], check=not int8)
     out = np.empty((len(rows), weights.shape[0]), np.float32)
     multiply(rows, weights, out, int8=int8, threads=count)
     return out[0] if vector else out
 
 
-def activations(x: Any, cols: int) -> tuple[Floats, bool]:
-    """float32 (n, cols), C-contiguous and finite, and whether x was one row without a dimension for it."""
+def _room(out: Any, shape: tuple[int, int], vector: bool = False) -> Floats:
+    """Where a result of `shape` goes; (vector) its one row is given without a dimension for it."""
+    if out is None:
+        return np.empty(shape, np.float32)
+    wanted = shape[1:] if vector else shape
+    fits = isinstance(out, np.ndarray) and out.dtype == np.float32 and out.shape == wanted
+    if not (fits and out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
+        what = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise UsageError(f"out must be a writable, C-contiguous numpy float32 array of shape {wanted}, not {what}")
+    return out.reshape(shape)
+
+
+def activations(x: Any, cols: int, *, check: bool = True) -> tuple[Floats, bool]:
+    """float32 (n, cols), C-contiguous and (check) finite, and whether x was one row without a dimension for it."""
     array, type = float_array(x, "activations")
     if array.ndim not in (1, 2) or array.shape[-1] != cols:
         raise UsageError(f"activations must be (n, {cols}) or ({cols},) for these weights, not of shape {array.shape}")
     rows = array if array.ndim == 2 else array[None]
-    check_finite(rows, type, "activations")
+    if check:
+        check_finite(rows, type, "activations")
     return np.ascontiguousarray(widened(rows, type)), array.ndim == 1
 
 
-def routed(x: Any, cols: int, scale: Any | None) -> Floats:
+def routed(x: Any, cols: int, scale: Any | None, *, check: bool = True) -> Floats:
     """Activations (n, cols) for experts, times the router's weight of each row if there is one."""
-    rows, vector = activations(x, cols)
+    rows, vector = activations(x, cols, check=check)
     if vector:
         raise UsageError(f"activations must be (n, {cols}) for these weights, not of shape ({cols},)")
     if scale is not None:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             rows = rows * float32_array(scale, "scale", shape=(len(rows),))[:, None]
-        check_finite(rows, "f32", "activations times scale")
+        if check:
+            check_finite(rows, "f32", "activations times scale")
     return rows
 
 

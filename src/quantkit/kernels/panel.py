@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,7 +12,7 @@ import numpy.typing as npt
 
 from quantkit.errors import NonFiniteError
 from quantkit.kernels import _machine
-from quantkit.kernels.arrays import float32_array
+from quantkit.kernels.arrays import check_finite, float32_array
 from quantkit.kernels.blas import blas_threads
 from quantkit.kernels.formats import Format
 from quantkit.kernels.groups import WHOLE_ROW, dequantize_groups
@@ -37,8 +39,8 @@ class Weights(Protocol):
     def multiply_few(self, x: Floats, out: Floats, threads: int) -> bool:
         """out = x Wᵀ in floats, if there is a quicker way than by panels for so few rows; False otherwise."""
 
-    def multiply_int8(self, x: Floats, out: Floats, threads: int) -> None:
-        """out = x Wᵀ with x quantized to int8."""
+    def multiply_int8(self, x: Floats, out: Floats, threads: int) -> bool:
+        """out = x Wᵀ with x quantized to int8; whether it is finite. ValueError for x that is not."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,10 @@ class BlockWeights:
             out[:, first : first + step] = part
         return True
 
-    def multiply_int8(self, x: Floats, out: Floats, threads: int) -> None:
+    def multiply_int8(self, x: Floats, out: Floats, threads: int) -> bool:
         packed = np.ascontiguousarray(self.packed).reshape(-1)
         tier, name = current_tier(), self.format.name
-        _machine.matmul_fast(tier, name, x.reshape(-1), packed, *self.shape, out.reshape(-1), threads)
+        return _machine.matmul_fast(tier, name, x.reshape(-1), packed, *self.shape, out.reshape(-1), threads)
 
 
 @dataclass(frozen=True)
@@ -102,26 +104,40 @@ class GroupWeights:
     def multiply_few(self, x: Floats, out: Floats, threads: int) -> bool:
         return False
 
-    def multiply_int8(self, x: Floats, out: Floats, threads: int) -> None:
+    def multiply_int8(self, x: Floats, out: Floats, threads: int) -> bool:
         rows, cols = self.shape
         group = cols if self.group_size == WHOLE_ROW else self.group_size
         scales = np.ascontiguousarray(float32_array(self.scales, "scales")).reshape(-1)
         biases = np.ascontiguousarray(float32_array(self.biases, "biases")).reshape(-1)
         words = np.ascontiguousarray(self.packed).reshape(-1)
         weights = (words, scales, biases, rows, cols)
-        _machine.matmul_fast_groups(current_tier(), self.bits, group, x.reshape(-1), *weights, out.reshape(-1), threads)
+        y = out.reshape(-1)
+        return _machine.matmul_fast_groups(current_tier(), self.bits, group, x.reshape(-1), *weights, y, threads)
 
 
 def multiply(x: Floats, weights: Weights, out: Floats, *, int8: bool, threads: int) -> None:
-    """out = x Wᵀ: x (n, cols), W (rows, cols), out (n, rows), all finite or a NonFiniteError."""
+    """out = x Wᵀ: x (n, cols), W (rows, cols), out (n, rows), all finite or a NonFiniteError. x is known to be finite,
+    unless int8."""
     if not x.size or not out.size:
         out[:] = 0
         return
     if int8:
-        weights.multiply_int8(x, out, threads)
+        with finite_activations(x):
+            if weights.multiply_int8(x, out, threads):
+                return
     elif not weights.multiply_few(x, out, threads):
         _multiply_panels(x, weights, out, threads)
     check_result(out, weights)
+
+
+@contextmanager
+def finite_activations(x: Floats, name: str = "activations") -> Iterator[None]:
+    """Name what is not finite in x, when the machine room has refused it."""
+    try:
+        yield
+    except ValueError:
+        check_finite(x, "f32", name)
+        raise
 
 
 def _multiply_panels(x: Floats, weights: Weights, out: Floats, threads: int) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 from quantkit.errors import UsageError
 from quantkit.kernels import _machine
 
+_SUPPORTED: list[str] = _machine.build_info()["tiers_supported"]
+
 
 def current_tier() -> str:
     """The tier in use: the widest that this processor supports, or the one that QUANTKIT_TIER names.
@@ -15,15 +17,13 @@ def current_tier() -> str:
     Raises:
         UsageError: QUANTKIT_TIER names a tier that is not built or that this processor lacks.
     """
-    info = _machine.build_info()
-    supported: list[str] = info["tiers_supported"]
     wanted = os.environ.get("QUANTKIT_TIER")
     if not wanted:
-        return supported[-1]
-    if wanted not in supported:
+        return _SUPPORTED[-1]
+    if wanted not in _SUPPORTED:
         raise UsageError(
             f"QUANTKIT_TIER={wanted}: that tier is not built or this processor lacks it",
-            hint=f"Unset it, or choose one of: {', '.join(supported)}.",
+            hint=f"Unset it, or choose one of: {', '.join(_SUPPORTED)}.",
         )
     return wanted
 
