@@ -97,13 +97,22 @@ class Quantkit(Contender):
         self, x: Handle, threads: int, *, mode: str = "fast", ids: Handle | None = None, repeats: int = 1
     ) -> np.ndarray:
         inputs, format, matrices = attach(x), self._format, list(self._packed) * repeats
+        # like the peers, whose result has a place from the start
         if ids is None:
-            matmul = self._kernels.matmul
-            self._job = lambda: [matmul(inputs, one, format, mode=mode, threads=threads) for one in matrices]
-            return np.asarray(matmul(inputs, matrices[0], format, mode=mode, threads=threads))[:, :SAMPLE].copy()
-        experts, grouped = attach(ids), self._kernels.matmul_experts
-        self._job = lambda: [grouped(inputs, one, format, experts, mode=mode, threads=threads) for one in matrices]
-        return np.asarray(grouped(inputs, matrices[0], format, experts, mode=mode, threads=threads))[:, :SAMPLE].copy()
+            out = np.empty((len(inputs), matrices[0].shape[0]), np.float32)
+
+            def product(matrix: np.ndarray) -> np.ndarray:
+                return self._kernels.matmul(inputs, matrix, format, mode=mode, threads=threads, out=out)
+        else:
+            experts, out = attach(ids), np.empty((len(inputs), matrices[0].shape[1]), np.float32)
+
+            def product(matrix: np.ndarray) -> np.ndarray:
+                return self._kernels.matmul_experts(
+                    inputs, matrix, format, experts, mode=mode, threads=threads, out=out
+                )
+
+        self._job = lambda: [product(one) for one in matrices]
+        return product(matrices[0])[:, :SAMPLE].copy()
 
     def encode(self, format: str, weights: Handle, threads: int, importance: Handle | None) -> None:
         from quantkit.convert.weighting import weighting
