@@ -12,6 +12,13 @@
 namespace quantkit {
 namespace QK_TIER {
 
+constexpr int AHEAD = 4096;  // bytes that weights are fetched before their use: the hardware does not look that far
+
+template <class R>
+inline void fetch_ahead(const uint8_t* chunk) {
+    for (int at = 0; at < R::CHUNK_BYTES; at += 64) prefetch(chunk + AHEAD + at);
+}
+
 // Scales of a chunk times those of x, in the order of (sub-)blocks; below += the minima times the sums of x.
 template <class R, int N>
 inline void scale_chunk(const Row& row, int64_t chunk, int m, const Vector<R> (&x)[N], Floats (&scaled)[N][R::SUBS],
@@ -85,9 +92,6 @@ inline void chunk_of_row(const Row& row, int64_t c, int64_t blocks, const Vector
 }
 
 #if defined(QK_PAIRS)
-constexpr int AHEAD =
-    4096;  // bytes that a row is fetched before its use, which is more than the hardware does by itself
-
 // The codes of sub-blocks 4 K .. 4 K + 3 of a whole chunk.
 template <class R, int K>
 inline void read_four(const uint8_t* chunk, Pair& first, Pair& second) {
@@ -152,7 +156,7 @@ inline void paired_rows(const VectorTask& task, int64_t r, int64_t apart, const 
         PairFloats scales[ROWS][N];
         for (int k = 0; k < ROWS; k++) {
             chunk[k] = row[k].codes + c * R::CHUNK_BYTES;
-            for (int at = 0; at < R::CHUNK_BYTES; at += 64) prefetch(chunk[k] + AHEAD + at);
+            fetch_ahead<R>(chunk[k]);
             if constexpr (TOGETHER) {
                 const PairFloats read = scales_and_minima(R(), row[k], c);
                 for (int i = 0; i < N; i++) {
@@ -189,7 +193,10 @@ static void vector_rows(const VectorTask& task, const Vector<R> (&x)[N]) {
         const Row row = row_of(*task.weights, task.first_row + r);
         Floats total[N][2], below[N];
         for (int i = 0; i < N; i++) total[i][0] = total[i][1] = below[i] = set_floats(0);
-        for (int64_t c = 0; 8 * c < blocks; c++) chunk_of_row<R, N>(row, c, blocks, x, total, below);
+        for (int64_t c = 0; 8 * c < blocks; c++) {
+            fetch_ahead<R>(row.codes + c * R::CHUNK_BYTES);
+            chunk_of_row<R, N>(row, c, blocks, x, total, below);
+        }
         store_row<R, N>(task, r, total, below);
     }
 #endif
