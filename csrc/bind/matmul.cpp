@@ -25,26 +25,29 @@ int64_t length(const Array& a) {
     return static_cast<int64_t>(a.size());
 }
 
-Weights block_weights(const std::string& name, const Flat<uint8_t>& packed, int64_t experts, int64_t rows,
-                      int64_t cols) {
-    check(rows >= 0 && cols > 0 && experts > 0, "rows, cols or the number of experts are out of range");
-    for (int i = 0; i < static_cast<int>(Format::count); i++) {
-        const FormatRow& f = FORMATS[i];
-        if (name != f.name || f.block_size == 1) continue;
-        check(cols % f.block_size == 0, "cols is not a multiple of the format's block size");
-        const int64_t row_bytes = cols / f.block_size * f.block_bytes;
-        check(length(packed) == experts * rows * row_bytes, "packed does not have rows * row_bytes bytes");
-        return {static_cast<Format>(i), 0, packed.data(), row_bytes, nullptr, nullptr, 0, 0, rows, cols};
-    }
+Format block_format(const std::string& name) {
+    for (int i = 0; i < static_cast<int>(Format::count); i++)
+        if (name == FORMATS[i].name && FORMATS[i].block_size > 1) return static_cast<Format>(i);
     throw nb::value_error((name + " is no block format").c_str());
 }
 
+Weights block_weights(const std::string& name, const uint8_t* packed, int64_t n_bytes, int64_t experts, int64_t rows,
+                      int64_t cols) {
+    check(rows >= 0 && cols > 0 && experts > 0, "rows, cols or the number of experts are out of range");
+    const Format format = block_format(name);
+    const FormatRow& f = FORMATS[static_cast<int>(format)];
+    check(cols % f.block_size == 0, "cols is not a multiple of the format's block size");
+    const int64_t row_bytes = cols / f.block_size * f.block_bytes;
+    check(n_bytes == experts * rows * row_bytes, "packed does not have rows * row_bytes bytes");
+    return {format, 0, packed, row_bytes, nullptr, nullptr, 0, 0, rows, cols};
+}
+
 // Whether the result is finite.
-bool run(const std::string& tier_name, const MatmulJob& job, const Flat<float>& x, const FloatsOut& out, int threads) {
+bool run(const std::string& tier_name, const MatmulJob& job, int64_t n_x, int64_t n_out, int threads) {
     const MatmulKernels* kernels = find_matmul(tier_name);
     if (!kernels) throw nb::value_error(("tier " + tier_name + " is not built, or this processor lacks it").c_str());
-    check(length(x) == job.n * job.weights.cols, "x does not have n rows of cols values");
-    check(length(out) == job.n * job.weights.rows, "out does not have n rows of as many values as weights have rows");
+    check(n_x == job.n * job.weights.cols, "x does not have n rows of cols values");
+    check(n_out == job.n * job.weights.rows, "out does not have n rows of as many values as weights have rows");
     MatmulResult result;
     {
         nb::gil_scoped_release release;
@@ -60,8 +63,26 @@ bool run(const std::string& tier_name, const MatmulJob& job, const Flat<float>& 
 
 bool matmul_fast(const std::string& tier, const std::string& format, Flat<float> x, Flat<uint8_t> packed, int64_t rows,
                  int64_t cols, FloatsOut out, int threads) {
-    const Weights weights = block_weights(format, packed, 1, rows, cols);
-    return run(tier, {weights, x.data(), length(x) / cols, 1, nullptr, nullptr, out.data()}, x, out, threads);
+    const Weights weights = block_weights(format, packed.data(), length(packed), 1, rows, cols);
+    return run(tier, {weights, x.data(), length(x) / cols, 1, nullptr, nullptr, out.data()}, length(x), length(out),
+               threads);
+}
+
+template <class T>
+using Rows = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+
+bool matmul_direct(const std::string& tier, const std::string& format, Rows<const float> x, Rows<const uint8_t> packed,
+                   Rows<float> out, int threads) {
+    check(packed.ndim() == 2 && x.ndim() == out.ndim() && (x.ndim() == 1 || x.ndim() == 2), "dimensions do not fit");
+    check(x.ndim() == 1 || x.shape(0) == out.shape(0), "out has another number of rows than x");
+    const FormatRow& f = FORMATS[static_cast<int>(block_format(format))];
+    const int64_t rows = static_cast<int64_t>(packed.shape(0)), n_bytes = length(packed);
+    const int64_t cols = static_cast<int64_t>(packed.shape(1)) / f.block_bytes * f.block_size;
+    check(threads >= 0 && static_cast<int64_t>(x.shape(x.ndim() - 1)) == cols, "x has another number of columns");
+    check(static_cast<int64_t>(out.shape(out.ndim() - 1)) == rows, "out has another number of columns");
+    const Weights weights = block_weights(format, packed.data(), n_bytes, 1, rows, cols);
+    const int64_t n = length(x) / cols;
+    return run(tier, {weights, x.data(), n, 1, nullptr, nullptr, out.data()}, length(x), length(out), threads);
 }
 
 bool matmul_fast_groups(const std::string& tier, int bits, int64_t group_size, Flat<float> x, Flat<uint32_t> words,
@@ -82,19 +103,21 @@ bool matmul_fast_groups(const std::string& tier, int bits, int64_t group_size, F
                              row_bytes,     scales.data(), biases.data(),
                              groups,        shift,         rows,
                              cols};
-    return run(tier, {weights, x.data(), length(x) / cols, 1, nullptr, nullptr, out.data()}, x, out, threads);
+    return run(tier, {weights, x.data(), length(x) / cols, 1, nullptr, nullptr, out.data()}, length(x), length(out),
+               threads);
 }
 
 bool matmul_fast_experts(const std::string& tier, const std::string& format, Flat<float> x, Flat<uint8_t> packed,
                          int64_t experts, int64_t rows, int64_t cols, Flat<int64_t> order, Flat<int64_t> starts,
                          FloatsOut out, int threads) {
-    const Weights weights = block_weights(format, packed, experts, rows, cols);
+    const Weights weights = block_weights(format, packed.data(), length(packed), experts, rows, cols);
     const int64_t n = length(x) / cols;
     check(length(order) == n && length(starts) == experts + 1, "order or starts have another length");
     for (int64_t i = 0; i < n; i++) check(order.data()[i] >= 0 && order.data()[i] < n, "order names no row of x");
     check(starts.data()[0] == 0 && starts.data()[experts] == n, "starts do not go from 0 to n");
     for (int64_t e = 0; e < experts; e++) check(starts.data()[e] <= starts.data()[e + 1], "starts are not in order");
-    return run(tier, {weights, x.data(), n, experts, order.data(), starts.data(), out.data()}, x, out, threads);
+    return run(tier, {weights, x.data(), n, experts, order.data(), starts.data(), out.data()}, length(x), length(out),
+               threads);
 }
 
 }  // namespace
@@ -106,6 +129,10 @@ void bind_matmul(nb::module_& m) {
           "threads"_a,
           "out (n, rows) = x (n, cols) times the rows of packed, with x quantized to int8. False: not all of it is "
           "finite.");
+    m.def(
+        "matmul_direct", &matmul_direct, "tier"_a, "format"_a, "x"_a.noconvert(), "packed"_a.noconvert(),
+        "out"_a.noconvert(), "threads"_a,
+        "matmul_fast with arrays in their own shapes; ValueError or TypeError, and nothing done, if they do not fit.");
     m.def("matmul_fast_groups", &matmul_fast_groups, "tier"_a, "bits"_a, "group_size"_a, "x"_a, "words"_a, "scales"_a,
           "biases"_a, "rows"_a, "cols"_a, "out"_a, "threads"_a, "The same for affine groups, w = scale * code + bias.");
     m.def("matmul_fast_experts", &matmul_fast_experts, "tier"_a, "format"_a, "x"_a, "packed"_a, "n_experts"_a, "rows"_a,

@@ -49,7 +49,7 @@ struct Task {
     int64_t expert, first_row, n_rows, first_tile, last_tile;
 };
 
-constexpr int64_t LEAST_RUN = 64;  // of rows, with few rows of x
+constexpr int64_t LEAST_RUN = 16;  // of rows, with few rows of x
 
 std::vector<Tile> tiles_of(const Split& split) {
     std::vector<Tile> tiles;

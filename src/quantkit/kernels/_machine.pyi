@@ -47,6 +47,11 @@ def matmul_fast(tier: str, format: str, x: Annotated[NDArray[numpy.float32], dic
     out (n, rows) = x (n, cols) times the rows of packed, with x quantized to int8. False: not all of it is finite.
     """
 
+def matmul_direct(tier: str, format: str, x: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)], packed: Annotated[NDArray[numpy.uint8], dict(order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu')], threads: int) -> bool:
+    """
+    matmul_fast with arrays in their own shapes; ValueError or TypeError, and nothing done, if they do not fit.
+    """
+
 def matmul_fast_groups(tier: str, bits: int, group_size: int, x: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], words: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], scales: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], biases: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: int, cols: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')], threads: int) -> bool:
     """The same for affine groups, w = scale * code + bias."""
 

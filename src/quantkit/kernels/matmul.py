@@ -73,6 +73,8 @@ def matmul(
         NonFiniteError: an activation, a decoded weight or a result is NaN or infinite; row and column are named.
         UsageError: shapes, dtypes, names or threads that do not fit; "fast" with f32, f16 or bf16 weights.
     """
+    if out is not None and mode == "fast" and _direct(x, packed, format, out, threads):
+        return out
     packed, found = _packed(packed, format, "(rows, row_bytes)")
     weights = BlockWeights(packed, found)
     int8 = _is_int8(mode, found)
@@ -181,6 +183,16 @@ def matmul_groups(
     return out[0] if vector else out
 
 
+def _direct(x: Any, packed: Any, format: str, out: Any, threads: int) -> bool:
+    """matmul with next to no Python before the kernel, for loops over plain arrays: after a product that has swept the
+    caches, each line of it costs a microsecond. False: something is not plain, does not fit or is not finite, and the
+    long way finds out what."""
+    try:
+        return _machine.matmul_direct(current_tier(), format, x, packed, out, threads)
+    except (TypeError, ValueError):
+        return False
+
+
 def _room(out: Any, shape: tuple[int, int], vector: bool = False) -> Floats:
     """Where a result of `shape` goes; (vector) its one row is given without a dimension for it."""
     if out is None:
@@ -190,7 +202,8 @@ def _room(out: Any, shape: tuple[int, int], vector: bool = False) -> Floats:
     if not (fits and out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
         what = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
         raise UsageError(f"out must be a writable, C-contiguous numpy float32 array of shape {wanted}, not {what}")
-    return out.reshape(shape)
+    room: Floats = out.reshape(shape)
+    return room
 
 
 def activations(x: Any, cols: int, *, check: bool = True) -> tuple[Floats, bool]:
