@@ -29,6 +29,6 @@ def test_measures_both_sides_and_writes_the_document(tmp_path: Path) -> None:
         if one["part"] in ("matmul", "experts"):
             assert 0 <= one["error"] < 0.03
             assert one["limit_seconds"] > 0
-    document = (tmp_path / "kernels.md").read_text()
+    document = (tmp_path / "kernels.md").read_text().replace(" †", "")  # a machine that was slow in between
     assert "| q4_0, 1 row | GB/s |" in document
     assert "| q4_0, 4 experts | GOP/s |" in document
