@@ -23,8 +23,6 @@
 namespace quantkit {
 namespace {
 
-// To wake a sleeping thread takes as long as a whole small product, so a thread first looks for this long whether what
-// it waits for comes anyway.
 constexpr std::chrono::microseconds PATIENCE{200};
 
 template <class Condition>
@@ -46,6 +44,7 @@ bool comes_soon(Condition condition) {
 struct Work {
     const std::function<void(int64_t)>* task;
     int64_t count;
+    After after;
     std::atomic<int64_t> next{0};
     int seats;  // workers that may still join, guarded by the pool's mutex
     std::atomic<int> inside{0};
@@ -58,10 +57,11 @@ struct Work {
 
 class Pool {
   public:
-    void run(int64_t count, int threads, const std::function<void(int64_t)>& task) {
+    void run(int64_t count, int threads, const std::function<void(int64_t)>& task, After after) {
         auto work = std::make_shared<Work>();
         work->task = &task;
         work->count = count;
+        work->after = after;
         work->seats = threads - 1;
         {
             std::lock_guard<std::mutex> lock(mutex_);
@@ -93,19 +93,22 @@ class Pool {
 
     void loop() {
         std::unique_lock<std::mutex> lock(mutex_);
-        for (;;) {
+        for (After after = After::sleep;;) {
             std::shared_ptr<Work> work = open_work();
             if (!work) {
-                const uint64_t seen = arrivals_;
-                lock.unlock();
-                comes_soon([&] { return arrivals_ != seen; });
-                lock.lock();
+                if (after == After::look) {
+                    const uint64_t seen = arrivals_;
+                    lock.unlock();
+                    comes_soon([&] { return arrivals_ != seen; });
+                    lock.lock();
+                }
                 wake_.wait(lock, [&] { return (work = open_work()) != nullptr; });
             }
             work->seats--;
             work->inside++;
             lock.unlock();
             work->run();
+            after = work->after;
             lock.lock();
             if (--work->inside == 0) work->left.notify_all();
         }
@@ -143,14 +146,14 @@ int hardware_threads() {
     return std::max(1u, std::thread::hardware_concurrency());
 }
 
-void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>& task) {
+void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>& task, After after) {
     if (threads <= 0) threads = hardware_threads();
     threads = static_cast<int>(std::min<int64_t>(threads, count));
     if (threads <= 1) {
         for (int64_t i = 0; i < count; i++) task(i);
         return;
     }
-    pool().run(count, threads, task);
+    pool().run(count, threads, task, after);
 }
 
 }  // namespace quantkit

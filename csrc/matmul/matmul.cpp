@@ -167,15 +167,17 @@ MatmulResult matmul(const MatmulKernels& kernels, const MatmulJob& job, int thre
     uint8_t* prepared = of_job.at_least(job.n * split.place());
     const std::vector<Tile> tiles = tiles_of(split);
     std::atomic<bool> bad{false};
-    parallel_for(static_cast<int64_t>(tiles.size()), threads, [&](int64_t i) {
+    const auto prepare_tile = [&](int64_t i) {
         if (!prepare(split, tiles[static_cast<size_t>(i)], prepared)) bad = true;
-    });
+    };
+    parallel_for(static_cast<int64_t>(tiles.size()), threads, prepare_tile, After::look);
     if (bad) return first_bad(job);
     const std::vector<Task> tasks = tasks_of(split, threads > 0 ? threads : hardware_threads());
     std::atomic<bool> beyond{false};
-    parallel_for(static_cast<int64_t>(tasks.size()), threads, [&](int64_t i) {
+    const auto run_task = [&](int64_t i) {
         if (!run(split, tasks[static_cast<size_t>(i)], prepared)) beyond = true;
-    });
+    };
+    parallel_for(static_cast<int64_t>(tasks.size()), threads, run_task, After::look);
     MatmulResult result;
     result.finite = !beyond;
     return result;
