@@ -58,9 +58,7 @@ def panel(axes: Axes, run: Run, chosen: Sequence[Sequence[Record]], tier: str, t
         limit = names.pop()
         said = "reading memory" if limit == "read" else f"int8 peak ({limit.removeprefix('int8_').replace('_', ' ')})"
         axes.axhline(height, color=FAINT, lw=1, ls=(0, (4, 3)))
-        axes.annotate(
-            said, (1, height), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color=FAINT
-        )
+        axes.text(0, 1.03, f"dashed: {said}", transform=axes.transAxes, fontsize=8, color=FAINT)
 
 
 def draw(run: Run, threads: int, out: Path) -> None:
@@ -80,7 +78,7 @@ def draw(run: Run, threads: int, out: Path) -> None:
         panel(axes, run, chosen, tier, title, unit)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False, labelcolor=INK)
-    note = f"Scout's 5120 × 8192, {threads} threads, {run.machine}, {tier}; higher is better"
+    note = f"Scout's 5120 × 8192, {threads} thread{'s' * (threads > 1)}, {run.machine}, {tier}; higher is better"
     figure.supxlabel(note, fontsize=8, color=FAINT)
     figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None, dpi=150)
     if out.suffix == ".svg":
