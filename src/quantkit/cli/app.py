@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import shlex
 import shutil
@@ -19,10 +18,9 @@ import click
 
 from quantkit import __version__
 from quantkit.cli import failure, streams
-from quantkit.cli.help import write_examples
+from quantkit.cli.group import Group
 from quantkit.errors import UsageError
 
-# Name -> one sentence. It stands here and not in the command's module, so that `quantkit --help` loads no module.
 COMMANDS = {
     "convert": "Convert a Llama 4 checkpoint to one or more quantized GGUF files.",
     "plan": "Show what a conversion would write and need, and what the result needs to run.",
@@ -40,26 +38,11 @@ EXAMPLES = (
 )
 
 
-class Application(click.Group):
-    """The top group. Its commands live in modules of their name and are imported on first use."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command = importlib.import_module(f"quantkit.cli.{cmd_name}").command
-        if not isinstance(command, click.Command):
-            raise TypeError(f"quantkit.cli.{cmd_name}.command is not a click command")
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+class Application(Group):
+    """The top group."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        write_examples(formatter, EXAMPLES)
+        super().format_epilog(ctx, formatter)
         with formatter.section("Shell completion"):
             formatter.write_text('eval "$(_QUANTKIT_COMPLETE=bash_source quantkit)"  in ~/.bashrc (zsh, fish likewise)')
 
@@ -107,6 +90,9 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool)
 
 @click.group(
     cls=Application,
+    sentences=COMMANDS,
+    module="quantkit.cli.{}",
+    examples=EXAMPLES,
     invoke_without_command=True,
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from pathlib import Path
 
 import click
 
-from quantkit.cli.help import write_examples
+from quantkit.cli.group import Group
 from quantkit.errors import PlanRefusedError
 
 COMMANDS = {
@@ -23,29 +22,13 @@ EXAMPLES = (
 )
 
 
-class Group(click.Group):
-    """Commands that are imported on first use, as those of the application are."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command = importlib.import_module(f"quantkit.cli.imatrix_{cmd_name}").command
-        if not isinstance(command, click.Command):
-            raise TypeError(f"quantkit.cli.imatrix_{cmd_name}.command is not a click command")
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        write_examples(formatter, EXAMPLES)
-
-
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Group,
+    sentences=COMMANDS,
+    module="quantkit.cli.imatrix_{}",
+    examples=EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 def command() -> None:
     """Work with importance matrices: what llama-imatrix or quantkit has collected about the inputs of each weight.
 
