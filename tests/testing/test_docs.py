@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import quantkit
+import quantkit.kernels  # and numpy: pytester forgets what a run loads, and numpy cannot be loaded twice
 
 DOCS = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(python|text)\n(.*?)^```$", DOCS, re.MULTILINE | re.DOTALL)
