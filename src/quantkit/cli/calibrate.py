@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantkit.cli.calibration import text_options
 from quantkit.cli.coverage import coverage_json, show_coverage
 from quantkit.cli.help import Command, Option, json_option
 from quantkit.cli.options import checkpoint_argument
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 WHAT = "What to write"
 TEXT = "Text"
 TOP_UP = "More tokens for experts that are short of them"
+_text_option, _tokens_option = text_options(TEXT)
 NAMED = 12  # of the short experts; --json has all
 
 ENDINGS = {
@@ -48,15 +50,7 @@ ENDINGS = {
     help="llama.cpp's GGUF, or its older .dat, which has no counts by expert.",
 )
 @click.option("--force", is_flag=True, cls=Option, group=WHAT, help="Overwrite OUTPUT if it exists.")
-@click.option(
-    "--text",
-    type=click.Path(),
-    multiple=True,
-    cls=Option,
-    group=TEXT,
-    metavar="FILE",
-    help='A .jsonl with a {"text": ...} a line, or plain UTF-8 text. Repeatable.',
-)
+@_text_option
 @click.option(
     "--context",
     type=TokenCount(),
@@ -66,9 +60,7 @@ ENDINGS = {
     metavar="N",
     help="Tokens of a chunk, each chunk a text of its own; an incomplete last one is dropped.",
 )
-@click.option(
-    "--tokens", type=TokenCount(), cls=Option, group=TEXT, metavar="N", help="Tokens to read; without it, all."
-)
+@_tokens_option
 @click.option(
     "--parse-special",
     is_flag=True,

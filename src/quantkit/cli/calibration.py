@@ -16,6 +16,25 @@ from quantkit.errors import PlanRefusedError, UsageError
 GROUP = "Calibrate before"
 Callback = TypeVar("Callback", bound=Callable[..., Any])
 
+
+def text_options(group: str) -> tuple[Callable[[Callback], Callback], ...]:
+    """--text and --tokens, which `calibrate` and `convert --calibrate` share, under the heading `group`."""
+    return (
+        click.option(
+            "--text",
+            type=click.Path(),
+            multiple=True,
+            cls=Option,
+            group=group,
+            metavar="FILE",
+            help='A .jsonl with a {"text": ...} a line, or plain UTF-8 text. Repeatable.',
+        ),
+        click.option(
+            "--tokens", type=TokenCount(), cls=Option, group=group, metavar="N", help="Tokens to read; without it, all."
+        ),
+    )
+
+
 _OPTIONS: tuple[Callable[[Callback], Callback], ...] = (
     click.option(
         "--calibrate",
@@ -26,18 +45,7 @@ _OPTIONS: tuple[Callable[[Callback], Callback], ...] = (
         help="Collect an importance matrix from --text first, as `quantkit calibrate` does, in OUT.imatrix.gguf (with "
         "`imatrix` in place of {type}), and use it. It is kept; give it with --imatrix to go on after an interruption.",
     ),
-    click.option(
-        "--text",
-        type=click.Path(),
-        multiple=True,
-        cls=Option,
-        group=GROUP,
-        metavar="FILE",
-        help='A .jsonl with a {"text": ...} a line, or plain UTF-8 text. Repeatable.',
-    ),
-    click.option(
-        "--tokens", type=TokenCount(), cls=Option, group=GROUP, metavar="N", help="Tokens to read; without it, all."
-    ),
+    *text_options(GROUP),
 )
 
 
