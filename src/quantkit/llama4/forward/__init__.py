@@ -4,6 +4,7 @@ from quantkit.llama4.forward.blocks import Blocks
 from quantkit.llama4.forward.memory import Memory, estimate
 from quantkit.llama4.forward.observer import Inputs, Observer, Routing
 from quantkit.llama4.forward.stream import Stream
+from quantkit.llama4.forward.team import Team
 from quantkit.llama4.forward.weights import Matrix, Weights, open_weights
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Observer",
     "Routing",
     "Stream",
+    "Team",
     "Weights",
     "estimate",
     "open_weights",
