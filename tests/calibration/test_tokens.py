@@ -88,3 +88,12 @@ def test_bad_text_is_refused_by_its_place(name: str, content: bytes, word: str, 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         list(documents([tmp_path / "absent.txt"]))
+
+
+def test_domains(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one", "domain": "code"}\n{"text": "two"}\n{"text": "three", "domain": null}\n')
+    assert [document.domain for document in documents([path])] == ["code", None, None]
+    path.write_text('{"text": "one", "domain": 3}\n')
+    with pytest.raises(UsageError, match="line 1: domain is 3"):
+        list(documents([path]))

@@ -5,7 +5,7 @@ from quantkit.calibration.cost import Cost
 from quantkit.calibration.rounds import Calibration, Round, ShortExpert
 from quantkit.calibration.run import calibrate
 from quantkit.calibration.text import Document, documents
-from quantkit.calibration.tokens import TokenSource, token_source
+from quantkit.calibration.tokens import Encoder, TokenSource, checkpoint_encoder, token_source
 from quantkit.calibration.watch import Progress
 
 __all__ = [
@@ -13,11 +13,13 @@ __all__ = [
     "Collector",
     "Cost",
     "Document",
+    "Encoder",
     "Progress",
     "Round",
     "ShortExpert",
     "TokenSource",
     "calibrate",
+    "checkpoint_encoder",
     "documents",
     "token_source",
 ]

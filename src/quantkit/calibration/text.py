@@ -12,10 +12,11 @@ from quantkit.errors import UsageError
 
 @dataclass(frozen=True)
 class Document:
-    """Text that belongs together, and where it came from, for messages."""
+    """Text that belongs together, where it came from, for messages, and what kind it is, if a .jsonl says so."""
 
     origin: str
     text: str
+    domain: str | None = None
 
 
 def documents(paths: Iterable[str | Path]) -> Iterator[Document]:
@@ -24,7 +25,8 @@ def documents(paths: Iterable[str | Path]) -> Iterator[Document]:
     One line end at the end of a file does not count, as in llama-imatrix; documents without text are passed over.
 
     Raises:
-        UsageError: a file that cannot be read, is not UTF-8, or has a line that is not `{"text": ...}`.
+        UsageError: a file that cannot be read, is not UTF-8, or has a line that is not `{"text": ...}`, perhaps with a
+            `"domain"`.
     """
     for path in map(Path, paths):
         found = _lines(path) if path.suffix.lower() == ".jsonl" else _whole(path)
@@ -48,7 +50,10 @@ def _lines(path: Path) -> Iterator[Document]:
         text = content.get("text") if isinstance(content, dict) else None
         if not isinstance(text, str):
             raise UsageError(f"{origin}: no text", hint='Each line of a .jsonl is an object such as {"text": "..."}.')
-        yield Document(origin, text)
+        domain = content.get("domain")
+        if not isinstance(domain, str | None):
+            raise UsageError(f"{origin}: domain is {domain!r}, not a text")
+        yield Document(origin, text, domain)
 
 
 def _read(path: Path) -> bytes:

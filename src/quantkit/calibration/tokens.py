@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +67,21 @@ class TokenSource:
 def token_source(
     cp: Checkpoint, texts: Iterable[Document], *, context: int = 512, parse_special: bool = False
 ) -> TokenSource:
-    """Chunks by the checkpoint's own tokenizer.
+    """Chunks by the checkpoint's own tokenizer; see `checkpoint_encoder`."""
+    encoder = checkpoint_encoder(cp, parse_special=parse_special)
+    return TokenSource(texts, encoder.encode, encoder.bos_id, context)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Text -> ids without BOS, and the BOS that comes before a text, None where none does."""
+
+    encode: Callable[[str], list[int]]
+    bos_id: int | None
+
+
+def checkpoint_encoder(cp: Checkpoint, *, parse_special: bool = False) -> Encoder:
+    """The checkpoint's own tokenizer.
 
     Args:
         parse_special: read `<|eot|>` and the like in the text as the tokens that they name, not as any other text.
@@ -91,4 +106,4 @@ def token_source(
     def encode(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
-    return TokenSource(texts, encode, known.bos_id if known.add_bos else None, context)
+    return Encoder(encode, known.bos_id if known.add_bos else None)

@@ -1,13 +1,16 @@
-"""Weights out of a GGUF: the packed bytes as they are."""
+"""Weights out of a GGUF: packed bytes as they are, or float32 where the machine room does not know their type."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from quantkit.checkpoint.reader import FileReader
 from quantkit.errors import CheckpointError, UsageError
 from quantkit.gguf import GgufFile, GgufTensor
 from quantkit.kernels import FORMATS, row_bytes
+from quantkit.llama4.forward import foreign
 from quantkit.llama4.forward.buffers import Buffers
 from quantkit.llama4.forward.floats import Floats
 from quantkit.llama4.forward.weights import Matrix, refuse_unknown_functions
@@ -27,8 +30,6 @@ class GgufWeights:
         hp: instead of the file's keys and the runtime's constants.
     """
 
-    reading_bytes = 0
-
     def __init__(self, file: GgufFile, hp: Hyperparameters | None = None) -> None:
         self.source = file.files[0]
         self.hp = hp or gguf_hyperparameters(file)
@@ -40,6 +41,14 @@ class GgufWeights:
             self._check(name, shape)
         if ROPE in self._tensors:
             self._check(ROPE, (self.hp.head_dim // 2,))
+        self.reading_bytes = max(
+            (
+                foreign.reading_bytes(tensor.type, _n_rows(tensor), tensor.shape[-1])
+                for tensor in file.tensors
+                if tensor.type not in FORMATS
+            ),
+            default=0,
+        )
 
     def _check(self, name: str, shape: tuple[int, ...]) -> None:
         tensor = self._tensors.get(name)
@@ -47,8 +56,8 @@ class GgufWeights:
             raise CheckpointError(f"{self.source}: tensor {name} {list(shape)} is missing")
         if tensor.shape != shape:
             raise CheckpointError(f"{tensor.file}: {name} has shape {list(tensor.shape)}, and the keys make it {shape}")
-        if tensor.type not in FORMATS:
-            hint = f"Known: {', '.join(FORMATS)}."
+        if tensor.type not in FORMATS and not foreign.is_known(tensor.type):
+            hint = f"Known: {', '.join(FORMATS)}, and what the gguf package decodes."
             raise UsageError(f"{tensor.file}: {name} is {tensor.type}, which quantkit does not decode", hint=hint)
 
     def rope_divisors(self) -> Floats | None:
@@ -69,7 +78,7 @@ class GgufWeights:
 
     def n_bytes(self, name: str) -> int:
         tensor = self._tensors[name]
-        return _n_rows(tensor) * row_bytes(tensor.type, tensor.shape[-1])
+        return _n_rows(tensor) * row_bytes(tensor.type if tensor.type in FORMATS else "f32", tensor.shape[-1])
 
     def give_back(self, matrices: Iterable[Matrix]) -> None:
         for matrix in matrices:
@@ -81,13 +90,16 @@ class GgufWeights:
     def _read(self, name: str, first: int, count: int | None = None) -> Matrix:
         """`count` rows from the `first` on, those of all experts counted; an expert's, or all of a matrix, for None."""
         tensor = self._tensors[name]
-        n_bytes = row_bytes(tensor.type, tensor.shape[-1])
+        is_ours, cols = tensor.type in FORMATS, tensor.shape[-1]
+        n_bytes = row_bytes(tensor.type, cols) if is_ours else foreign.row_bytes(tensor.type, cols)
         n_rows = _n_rows(tensor) if count is None else count
         packed = self._buffers.take(n_rows * n_bytes).reshape(n_rows, n_bytes)
         try:
             self._reader.read_into(tensor.file, packed.reshape(-1).data, tensor.offset_bytes + first * n_bytes)
         except (OSError, EOFError) as error:
             raise CheckpointError(f"{tensor.file}: {name} cannot be read: {error}") from error
+        if not is_ours:
+            return Matrix(f"{tensor.file}: {name}", foreign.decoded(packed, tensor.type, cols).view(np.uint8), "f32")
         return Matrix(f"{tensor.file}: {name}", packed, tensor.type)
 
 
