@@ -15,7 +15,7 @@ from quantkit.errors import CheckpointError, NonFiniteError, PlanRefusedError, U
 from quantkit.gguf import load_tensor, open_gguf, save_tensors
 from quantkit.kernels import QuantizedTensor
 from quantkit.llama4 import Hyperparameters
-from quantkit.llama4.forward import Blocks, Inputs, Observer, Routing, Stream, estimate, open_weights
+from quantkit.llama4.forward import Blocks, Inputs, Observer, Outputs, Routing, Stream, estimate, open_weights
 from quantkit.llama4.forward.states import FileStates, States
 
 TINY = Path(__file__).parents[1] / "data" / "tiny-llama4"
@@ -296,3 +296,30 @@ def test_weights_that_are_not_finite_are_named_as_the_checkpoint_has_them(tmp_pa
         file.write(b"\xc0\x7f")
     with pytest.raises(NonFiniteError, match=r"shared_expert.up_proj.weight\[3, 7\]"):
         run(folder)
+
+
+def test_outputs_are_what_a_layer_adds_to_what_attention_left(tmp_path: Path) -> None:
+    """With dense layers and two experts a token; and what an observer writes between the halves is gone on with."""
+    folder = checkpoints.build(tmp_path / "model", layers=4, experts=4, experts_used=2, moe_step=2)
+
+    class Adding(Observer):
+        def __init__(self) -> None:
+            self.sums: list[np.ndarray] = []
+
+        def attention(self, layer: int, states: States) -> None:
+            everything = slice(0, states.shape[0])
+            states.write(everything, 2 * states.read(everything))
+            self.sums.append(states.read(everything).astype(np.float64))
+
+        def outputs(self, seen: Outputs) -> None:
+            assert seen.expert is None or seen.layer % 2 == 1
+            self.sums[seen.layer][seen.tokens] += seen.y
+
+        def layer(self, layer: int, states: States) -> None:
+            np.testing.assert_allclose(states.read(slice(0, states.shape[0])), self.sums[layer], rtol=1e-5, atol=1e-5)
+
+    weights, seen = open_weights(folder), Adding()
+    with Stream(weights, TOKENS, observer=seen) as stream:
+        stream.run()
+    weights.close()
+    assert len(seen.sums) == 4

@@ -2,7 +2,7 @@
 
 from quantkit.llama4.forward.blocks import Blocks
 from quantkit.llama4.forward.memory import Memory, estimate
-from quantkit.llama4.forward.observer import Inputs, Observer, Routing
+from quantkit.llama4.forward.observer import Inputs, Observer, Outputs, Routing
 from quantkit.llama4.forward.stream import Stream
 from quantkit.llama4.forward.team import Team
 from quantkit.llama4.forward.weights import Matrix, Weights, open_weights
@@ -13,6 +13,7 @@ __all__ = [
     "Matrix",
     "Memory",
     "Observer",
+    "Outputs",
     "Routing",
     "Stream",
     "Team",

@@ -16,7 +16,7 @@ from quantkit.llama4.forward.layer_weights import (
     router_name,
     unit_names,
 )
-from quantkit.llama4.forward.observer import Routing
+from quantkit.llama4.forward.observer import Outputs, Routing
 from quantkit.llama4.forward.routing import choose, sigmoid
 from quantkit.llama4.forward.setting import Setting, Watch
 from quantkit.llama4.forward.states import States
@@ -104,7 +104,9 @@ class FeedForwardLayer:
         watch(names[:-1], x)
         inner = gated(product(unit.gate, x, "gate"), product(unit.up, x, "up"), self._setting.team)
         watch(names[-1:], inner)
-        return product(unit.down, inner, out)
+        y = product(unit.down, inner, out)
+        self._setting.observer.outputs(Outputs(self._layer, y, watch.tokens, watch.expert))
+        return y
 
     def _normed(self, rows: Rows) -> Floats:
         return self._setting.normed(self._states, self._weights.norm, rows)

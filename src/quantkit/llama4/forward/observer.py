@@ -49,11 +49,35 @@ class Routing:
     weights: Floats
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """What a unit of a layer adds to the hidden states of some tokens.
+
+    Args:
+        layer: counted from 0.
+        y: float32 (n, hidden), valid and not to be changed during the call.
+        tokens: (n,).
+        expert: None for the dense unit and the shared expert, which all tokens see.
+    """
+
+    layer: int
+    y: Floats
+    tokens: Ids
+    expert: int | None = None
+
+
 class Observer:
     """Does nothing; a subclass overrides what it wants to see. Called from the computing thread, in a fixed order."""
 
     def inputs(self, seen: Inputs) -> None:
         """Before each product."""
+
+    def attention(self, layer: int, states: States) -> None:
+        """Between the halves of each layer, with the hidden states that attention leaves. They may be overwritten: the
+        layer goes on with what they are then."""
+
+    def outputs(self, seen: Outputs) -> None:
+        """After each dense unit, shared expert and expert, of some tokens."""
 
     def routing(self, seen: Routing) -> None:
         """Once for each token of a layer with experts, before any expert."""

@@ -121,6 +121,7 @@ class Stream:
             setting.start(layer, read_feed_forward)
             AttentionLayer(setting, layer, attention, self.states).run()
             setting.weights.give_back(attention.matrices)
+            self._observer.attention(layer, self.states)
             feed_forward = setting.take(layer, read_feed_forward)
             FeedForwardLayer(setting, layer, feed_forward, self.states).run()
             setting.weights.give_back(feed_forward.unit.matrices)
