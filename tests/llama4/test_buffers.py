@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+from tests.llama4.checkpoints import TINY
 
+from quantkit.checkpoint import open_checkpoint
 from quantkit.llama4.forward.buffers import Buffers, Scratch
+from quantkit.llama4.forward.checkpoint_weights import CheckpointWeights
 
 MB = 1 << 20
 
@@ -44,3 +47,13 @@ def test_scratch_grows_and_is_used_again() -> None:
     assert address(scratch.array("x", 2, 2)) == address(x)
     assert address(scratch.array("y", 3, 4)) != address(x)
     assert scratch.array("x", 100, 4).shape == (100, 4)
+
+
+def test_one_buffer_takes_slab_after_slab() -> None:
+    weights = CheckpointWeights(open_checkpoint(TINY))
+    names = ["blk.0.ffn_gate_exps.weight", "blk.0.ffn_up_exps.weight", "blk.0.ffn_down_exps.weight"]
+    weights.matrices(names, expert=0)
+    first = weights._buffer
+    weights.matrices(names, expert=1)
+    assert weights._buffer is first
+    weights.close()

@@ -155,13 +155,7 @@ class CheckpointWeights:
 
     def _load(self, slab: Slab) -> None:
         if self._buffer.size < slab.n_bytes:
-            self.reading_bytes = max(
-                place.claim.entry.n_bytes // place.claim.source.shape[0]
-                if place.is_input_major
-                else min(place.claim.entry.n_bytes, MAX_SLAB_BYTES)
-                for place in self._places.values()
-            )
-        self._buffer = np.empty(slab.n_bytes, np.uint8)
+            self._buffer = np.empty(slab.n_bytes, np.uint8)
         self._checkpoint.read_into(slab.entry, self._buffer.data, slab.offset_bytes, slab.n_bytes)
 
     def _encode(self, slab: Slab, out: Bytes, place: _Place) -> None:

@@ -25,8 +25,8 @@ from quantkit.llama4.forward.floats import Floats
 from quantkit.llama4.forward.team import Team
 from quantkit.llama4.hyperparameters import Hyperparameters
 
-# Pieces of a product: enough for many threads, and large enough for BLAS.
-_PIECES, PIECE_ROWS = 32, 256
+# Pieces of a product: enough for many threads, and large enough for BLAS, which packs x anew for each of them.
+_PIECES, PIECE_ROWS = 16, 512
 
 
 @dataclass(frozen=True)
