@@ -65,6 +65,6 @@ class ResumeError(PlanRefusedError):
 
 
 class VerificationError(QuantkitError):
-    """What was written does not read back as it should (exit code 7)."""
+    """What was written does not read back as it should, or a self-check failed (exit code 7)."""
 
     exit_code = 7

@@ -10,6 +10,7 @@ import pytest
 from tests.llama4 import checkpoints
 
 import quantkit
+from quantkit import calibration
 from quantkit.calibration import Collector, Cost, Progress, documents, token_source
 from quantkit.calibration.collector import statistics_bytes
 from quantkit.checkpoint import open_checkpoint
@@ -20,10 +21,21 @@ from quantkit.llama4.forward import Inputs, Stream, open_weights
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "data" / "tiny-llama4"
 TEXT = ROOT / "LICENSE"
+DEFAULT = Path(calibration.__file__).parent / "default" / "text.jsonl"
 
 
 def run(out: Path, **options: Any) -> Any:
     return quantkit.calibrate(TINY, out, **{"text": [TEXT], "context": 64, "tokens": 1024, "threads": 2, **options})
+
+
+def test_without_text_that_of_quantkit_is_read(tmp_path: Path) -> None:
+    run(tmp_path / "a.gguf", text=None)
+    run(tmp_path / "b.gguf", text=[DEFAULT])
+    mine, given = (read_imatrix(tmp_path / f"{name}.gguf") for name in "ab")
+    assert (mine.datasets, given.datasets) == (("quantkit-default-1",), (str(DEFAULT),))
+    for name, entry in mine.entries.items():
+        np.testing.assert_array_equal(entry.sums, given.entries[name].sums)
+    assert merge_imatrix([mine, given]).datasets == ("quantkit-default-1", str(DEFAULT))
 
 
 def test_threads_and_memory_do_not_show(tmp_path: Path) -> None:

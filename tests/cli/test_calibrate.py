@@ -46,11 +46,11 @@ def test_json_is_all_that_is_on_stdout(tmp_path: Path) -> None:
     assert content["tensors"] == len(read_imatrix(out).entries)
 
 
-def test_without_text_the_option_is_named(tmp_path: Path) -> None:
-    done = run("-o", tmp_path / "stats.gguf")
-    assert done.returncode == 2
-    assert "--text" in done.stderr
-    assert not list(tmp_path.iterdir())
+def test_without_text_that_of_quantkit_is_read_and_named(tmp_path: Path) -> None:
+    done = run("-o", tmp_path / "stats.gguf", "--tokens", 1024)
+    assert done.returncode == 0, done.stderr
+    assert "quantkit-default-1" in done.stdout
+    assert "text that comes with quantkit" in " ".join(run("--help").stdout.split())
 
 
 def convert(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -79,7 +79,6 @@ def test_convert_refuses_before_it_calibrates(tmp_path: Path) -> None:
     out, text = tmp_path / "tiny.gguf", ("--text", ROOT / "LICENSE")
     for arguments, code, word in (
         (("--type", "q4_0", *text), 2, "--calibrate"),
-        (("--type", "q4_0", "--calibrate"), 2, "--text"),
         (("--type", "q4_0", "--calibrate", *text, "--imatrix", "x.gguf"), 2, "--imatrix"),
         (("--mmproj-only", "--calibrate", *text), 2, "--mmproj-only"),
         (("--type", "q4_0", "--calibrate", *text, "--tensor-type", "nothing=q8_0"), 2, "nothing"),

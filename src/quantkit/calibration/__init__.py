@@ -4,11 +4,12 @@ from quantkit.calibration.collector import Collector
 from quantkit.calibration.cost import Cost
 from quantkit.calibration.rounds import Calibration, Round, ShortExpert
 from quantkit.calibration.run import calibrate
-from quantkit.calibration.text import Document, documents
+from quantkit.calibration.text import DEFAULT_NAME, Document, default_documents, documents
 from quantkit.calibration.tokens import Encoder, TokenSource, checkpoint_encoder, token_source
 from quantkit.calibration.watch import Progress
 
 __all__ = [
+    "DEFAULT_NAME",
     "Calibration",
     "Collector",
     "Cost",
@@ -20,6 +21,7 @@ __all__ = [
     "TokenSource",
     "calibrate",
     "checkpoint_encoder",
+    "default_documents",
     "documents",
     "token_source",
 ]

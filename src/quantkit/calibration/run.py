@@ -12,7 +12,8 @@ from typing import Literal, get_args
 from quantkit.calibration.collector import statistics_bytes
 from quantkit.calibration.cost import Cost
 from quantkit.calibration.rounds import Calibration, Ending, Round, ShortExpert, has_stalled, short_experts
-from quantkit.calibration.text import documents
+from quantkit.calibration.self_check import check_layers
+from quantkit.calibration.text import DEFAULT_NAME, default_documents, documents
 from quantkit.calibration.tokens import Ids, TokenSource, token_source
 from quantkit.calibration.watch import Progress, Watch
 from quantkit.checkpoint import open_checkpoint
@@ -29,7 +30,7 @@ def calibrate(
     checkpoint: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    text: Iterable[str | os.PathLike[str]],
+    text: Iterable[str | os.PathLike[str]] | None = None,
     context: int = 512,
     tokens: int | None = None,
     min_tokens_per_expert: int = 0,
@@ -47,7 +48,8 @@ def calibrate(
     Each expert has the statistics of its own tokens, multiplied by the router's weight as the runtime does it.
 
     Args:
-        text: .txt and .jsonl files, in order.
+        text: .txt and .jsonl files, in order; None takes the text that comes with quantkit, which the file's `datasets`
+            name "quantkit-default-1".
         context: tokens of a chunk; chunks do not see each other.
         tokens: of the first round, rounded down to whole chunks; None takes all.
         min_tokens_per_expert: after a round in which an expert has seen fewer, another begins, over as many new tokens.
@@ -63,14 +65,18 @@ def calibrate(
         CheckpointError, NonFiniteError, UnsupportedModelError: from the checkpoint.
         PlanRefusedError: `out` exists, or too little memory is allowed.
         OutputError: writing failed. `out` appears only when it is whole.
+        VerificationError: one layer of each kind is computed for a few tokens by a plain implementation as well, before
+            the first round, and the two do not agree.
     """
-    path, texts = Path(out), [Path(one) for one in text]
+    path, texts = Path(out), None if text is None else [Path(one) for one in text]
+    names = (DEFAULT_NAME,) if texts is None else tuple(map(str, texts))
     n_first, n_most = _n_chunks(context, tokens, min_tokens_per_expert, max_tokens)
     _check(path, texts, format, force=force)
     with open_checkpoint(checkpoint) as cp:
-        source = token_source(cp, documents(texts), context=context, parse_special=parse_special)
+        read = default_documents() if texts is None else documents(texts)
+        source = token_source(cp, read, context=context, parse_special=parse_special)
         read_bytes = sum(entry.n_bytes for name, entry in cp.tensors.items() if not _VISION.match(name))
-    chunks = _first(source, texts, n_first)
+    chunks = _first(source, names, n_first)
     n_most = len(chunks) if n_most is None else n_most
     weights = open_weights(checkpoint)
     try:
@@ -89,6 +95,8 @@ def calibrate(
             ) as stream:
                 if announce is not None and not rounds:
                     announce(_cost(stream.memory, weights.hp, chunks, n_most, rest_bytes, read_bytes))
+                if not rounds:
+                    check_layers(weights, chunks, threads)
                 stream.run()
             watch.tell(weights.hp.n_layers)
             n_chunks += len(chunks)
@@ -102,7 +110,7 @@ def calibrate(
                 ending = "max-tokens"
             elif not len(chunks := source.take(min(n_first or n_most, n_most - n_chunks))):
                 ending = "text"
-        imatrix = watch.imatrix(tuple(map(str, texts)), n_chunks, context)
+        imatrix = watch.imatrix(names, n_chunks, context)
         write_imatrix(path, imatrix, legacy=format == "dat")
     finally:
         weights.close()
@@ -128,13 +136,13 @@ def _n_chunks(context: int, tokens: int | None, floor: int, max_tokens: int | No
     return tokens // context, most // context
 
 
-def _check(path: Path, texts: list[Path], format: str, *, force: bool) -> None:
+def _check(path: Path, texts: list[Path] | None, format: str, *, force: bool) -> None:
     if format not in get_args(Format):
         raise UsageError(f"unknown format {format!r}", hint=f"Known: {', '.join(get_args(Format))}.")
-    if not texts:
+    if texts is not None and not texts:
         raise UsageError(
-            "no calibration text, and none comes with this version",
-            hint="Name one or more .txt or .jsonl files with --text; a few hundred kB of what the model will read.",
+            "text names no file",
+            hint="Name one or more .txt or .jsonl files, or leave --text away for the text that comes with quantkit.",
         )
     if os.path.lexists(path) and not force:
         raise PlanRefusedError(f"{path} exists", hint="Pass --force to overwrite it, or choose another name.")
@@ -142,11 +150,11 @@ def _check(path: Path, texts: list[Path], format: str, *, force: bool) -> None:
         raise UsageError(f"{path}: there is no such folder")
 
 
-def _first(source: TokenSource, texts: list[Path], n_chunks: int | None) -> Ids:
+def _first(source: TokenSource, names: tuple[str, ...], n_chunks: int | None) -> Ids:
     chunks = source.take(n_chunks)
     if not len(chunks):
         raise UsageError(
-            f"{', '.join(map(str, texts))}: {source.n_left} tokens do not fill one chunk of {source.context}",
+            f"{', '.join(names)}: {source.n_left} tokens do not fill one chunk of {source.context}",
             hint="Give more text, or a shorter --context.",
         )
     return chunks

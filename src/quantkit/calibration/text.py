@@ -9,6 +9,10 @@ from pathlib import Path
 
 from quantkit.errors import UsageError
 
+# Another number with every change of the text; default/README.md says where it is from.
+DEFAULT_NAME = "quantkit-default-1"
+_DEFAULT = Path(__file__).parent / "default" / "text.jsonl"
+
 
 @dataclass(frozen=True)
 class Document:
@@ -31,6 +35,11 @@ def documents(paths: Iterable[str | Path]) -> Iterator[Document]:
     for path in map(Path, paths):
         found = _lines(path) if path.suffix.lower() == ".jsonl" else _whole(path)
         yield from (document for document in found if document.text)
+
+
+def default_documents() -> Iterator[Document]:
+    """The documents of the text that comes with quantkit, all domains mixed."""
+    yield from documents([_DEFAULT])
 
 
 def _whole(path: Path) -> Iterator[Document]:

@@ -32,6 +32,7 @@ ENDINGS = {
 @click.command(
     cls=Command,
     examples=(
+        "quantkit calibrate Llama-4-Scout-17B-16E-Instruct -o scout.imatrix.gguf --tokens 128k",
         "quantkit calibrate Llama-4-Scout-17B-16E-Instruct -o scout.imatrix.gguf --text prose.txt --text code.jsonl",
         "quantkit calibrate Llama-4-Maverick-17B-128E-Instruct -o maverick.imatrix.gguf --text all.txt --tokens 256k "
         "--min-tokens-per-expert 500 --max-ram 16G",
@@ -113,6 +114,7 @@ def command(checkpoint: str, out: str, as_json: bool, **options: Any) -> None:
     from quantkit.cli import output
     from quantkit.gguf import coverage
 
+    options["text"] = options["text"] or None
     with output.progress() as report:
         result = calibrate(checkpoint, out, announce=announce, progress=report, **options)
     layers = coverage(result.imatrix)
