@@ -1,7 +1,7 @@
 """quantkit: convert, quantize and measure Llama 4 checkpoints larger than memory.
 
 Nothing heavy is imported before it is used: `quantkit.convert(...)`, `quantkit.plan(...)`,
-`quantkit.calibrate(...)`, `quantkit.QuantizedTensor`, `quantkit.kernels` and `quantkit.errors`.
+`quantkit.calibrate(...)`, `quantkit.drift(...)`, `quantkit.QuantizedTensor`, `quantkit.kernels` and `quantkit.errors`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from quantkit.calibration.run import calibrate as calibrate
     from quantkit.convert.preflight import plan as plan
     from quantkit.convert.run import convert as convert
+    from quantkit.drift.run import drift as drift
     from quantkit.kernels.tensor import QuantizedTensor as QuantizedTensor
 
 __version__ = "0.1.0"
-__all__ = ["QuantizedTensor", "__version__", "calibrate", "convert", "plan"]
+__all__ = ["QuantizedTensor", "__version__", "calibrate", "convert", "drift", "plan"]
 
 
 def __getattr__(name: str) -> object:
@@ -27,8 +28,8 @@ def __getattr__(name: str) -> object:
         return import_module("quantkit.convert").plan
     if name == "QuantizedTensor":
         return import_module("quantkit.kernels").QuantizedTensor
-    if name in ("convert", "errors", "kernels"):
-        return import_module(f"quantkit.{name}")  # the room `convert` can be called like the function
+    if name in ("convert", "drift", "errors", "kernels"):
+        return import_module(f"quantkit.{name}")  # the rooms `convert` and `drift` can be called like functions
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,0 +1,147 @@
+"""From files and text to a result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import numpy as np
+
+from quantkit import __version__
+from quantkit.calibration import documents
+from quantkit.drift.differences import differences
+from quantkit.drift.figures import figures, only
+from quantkit.drift.models import Model, open_model, refuse_quantized
+from quantkit.drift.result import SCHEMA, Candidate, Domain, Drift, Routing, TextFacts
+from quantkit.drift.sample import Sample, Score, take_sample
+from quantkit.drift.walk import Progress, Walked, walk
+from quantkit.errors import UsageError
+
+AnyPath = str | os.PathLike[str]
+
+
+def drift(
+    reference: AnyPath,
+    candidates: Iterable[AnyPath],
+    *,
+    text: Iterable[AnyPath] | None = None,
+    tokens: int | None = None,
+    context: int = 512,
+    score: Score = "all",
+    local: bool = True,
+    max_ram_bytes: int | None = None,
+    folder: AnyPath | None = None,
+    threads: int = 0,
+    progress: Callable[[Progress], None] | None = None,
+) -> Drift:
+    """Run text through the reference and through each candidate, side by side, and say how far they are apart.
+
+    Hidden states of all tokens go through one layer of each model, are compared, and go on; the models are read from
+    disk a layer and an expert at a time. Logits are compared in pieces and never kept.
+
+    Args:
+        reference: checkpoint folder, or GGUF of f32, f16 or bf16.
+        candidates: GGUF files of the same model, whoever made them; several share one pass of the reference.
+        text: .txt (a document) and .jsonl ({"text": ..., "domain": ...} a line), and not what candidates were
+            calibrated on.
+        tokens: to read, rounded down to whole chunks; None takes all.
+        context: tokens of a chunk; chunks do not see each other.
+        score: "all" tokens that have a next one, or the "second-half" of each chunk, as llama-perplexity does.
+        local: also each layer's own error apart from what it inherits, on one chunk of sixteen: an eighth more time.
+        max_ram_bytes: of the whole process, about; where hidden states do not fit in, they are kept in files.
+        folder: where those files lie; None for the system's folder of temporary files.
+        threads: 0 takes all processors. No number depends on it.
+
+    Raises:
+        UsageError: arguments that do not fit together; files of different models; less text than one chunk.
+        CheckpointError, NonFiniteError, UnsupportedModelError: from the files.
+        PlanRefusedError: too little memory is allowed.
+    """
+    texts = [Path(one) for one in text or ()]
+    if not texts:
+        raise UsageError(
+            "no text to measure drift on",
+            hint="Name one or more .txt or .jsonl files with --text, of what the model will read, and not what the "
+            "files were calibrated on: there they look better than they are.",
+        )
+    with ExitStack() as stack:
+        models = [_open(path, stack) for path in (reference, *candidates)]
+        _check(models)
+        sample = take_sample(
+            documents(texts), models[0].encoder(), context=context, tokens=tokens, score=score, paths=texts
+        )
+        found = walk(
+            models[0].weights,
+            [model.weights for model in models[1:]],
+            sample,
+            local=local,
+            max_ram_bytes=max_ram_bytes,
+            folder=None if folder is None else Path(folder),
+            threads=threads,
+            progress=progress,
+        )
+    return _result(models, sample, found, texts, score)
+
+
+def _open(path: AnyPath, stack: ExitStack) -> Model:
+    model = open_model(path)
+    stack.enter_context(closing(model.weights))
+    return model
+
+
+def _check(models: Sequence[Model]) -> None:
+    reference, *candidates = models
+    if not candidates:
+        raise UsageError("there is no file to compare with the reference")
+    refuse_quantized(reference)
+    for candidate in candidates:
+        reference.refuse_other(candidate)
+
+
+def _result(models: Sequence[Model], sample: Sample, found: Sequence[Walked], texts: list[Path], score: str) -> Drift:
+    groups = sample.clusters
+    facts = TextFacts(
+        files=tuple(map(str, texts)),
+        sha256=sample.sha256,
+        tokens=sample.chunks.size,
+        context=sample.context,
+        score=score,
+        scored_tokens=len(sample.scored),
+        documents=groups.documents,
+        intervals_over=groups.kind,
+        clusters=groups.count,
+        chunks_per_block=groups.chunks_per_block,
+    )
+    candidates = tuple(
+        Candidate.of(
+            model.identity,
+            figures(walked.scores, groups),
+            routing=Routing.of(walked.routing) if walked.routing else None,
+            layers=walked.layers,
+            domains=_domains(walked, sample),
+            scores=walked.scores,
+        )
+        for model, walked in zip(models[1:], found, strict=True)
+    )
+    names = [Path(candidate.file).name for candidate in candidates]
+    if len(set(names)) < len(names):
+        names = [candidate.file for candidate in candidates]
+    return Drift(
+        schema=SCHEMA,
+        reference=models[0].identity,
+        text=facts,
+        candidates=candidates,
+        differences=differences([walked.scores for walked in found], names, groups),
+        versions={"quantkit": __version__, "numpy": np.__version__},
+    )
+
+
+def _domains(walked: Walked, sample: Sample) -> tuple[Domain, ...]:
+    groups = sample.clusters
+    found = []
+    for name, mask in sample.domain_masks().items():
+        part = figures(only(walked.scores, mask), groups.only(mask))
+        found.append(Domain(name, part.tokens, part.kld, part.perplexity, part.top1_agreement, part.top1_ci95))
+    return tuple(found)
