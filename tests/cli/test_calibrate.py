@@ -73,6 +73,7 @@ def test_convert_calibrates_before(tmp_path: Path) -> None:
     assert f"--imatrix {stats}" in again.stderr
     assert convert(out, "--type", "q3_k_m", "--imatrix", stats, "--force").returncode == 0
     assert made.read_bytes() == first
+    assert f"statistics are in {stats}" in " ".join(done.stderr.split())
 
 
 def test_convert_refuses_before_it_calibrates(tmp_path: Path) -> None:

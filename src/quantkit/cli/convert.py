@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantkit.cli.calibration import calibrate_before, calibration_options
+from quantkit.cli.calibrate import announce
+from quantkit.cli.calibration import calibration_options
 from quantkit.cli.help import Command, json_option
 from quantkit.cli.options import checkpoint_argument, conversion_options, out_argument, settle_outputs
 from quantkit.cli.plan import show_fallbacks
@@ -56,14 +57,14 @@ def command(
     out, options["mmproj"] = settle_outputs(
         out, types, options["mmproj"], mmproj_only=options["mmproj_only"], out_required=True
     )
-    if calibrates:
-        options["imatrix"] = calibrate_before(
-            checkpoint, out, text=text, tokens=tokens, options=options | {"types": list(types)}
-        )
-    elif text or tokens is not None:
+    if not calibrates and (text or tokens is not None):
         raise UsageError("--text and --tokens are for --calibrate", hint="Add --calibrate, or leave them away.")
     with output.progress() as report:
+        if calibrates:
+            options["calibrate"] = {"text": text or None, "tokens": tokens, "announce": announce, "progress": report}
         result = convert(checkpoint, out, list(types), progress=report, **options)
+    if result.statistics is not None:
+        output.note(f"statistics are in {result.statistics}; `quantkit imatrix show` tells which experts they cover")
     if as_json:
         output.show_json(result.to_json())
         return

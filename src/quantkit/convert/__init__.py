@@ -7,6 +7,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from quantkit.convert.calibration import Calibrating
 from quantkit.convert.plan import DiskNeed, Fallback, FileSize, OutputPlan, Plan, RuntimeNeed, TensorPlan
 from quantkit.convert.preflight import plan
 from quantkit.convert.progress import ConvertResult, OutputResult, Progress
@@ -14,6 +15,7 @@ from quantkit.convert.run import convert
 from quantkit.convert.tuning import Tuning
 
 __all__ = [
+    "Calibrating",
     "ConvertResult",
     "DiskNeed",
     "Fallback",

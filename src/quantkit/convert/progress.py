@@ -54,6 +54,7 @@ class ConvertResult:
         source_bytes: payload bytes of the checkpoint that belong to the outputs.
         read_bytes: of `source_bytes`, what this run read; the rest was done by an earlier one.
         n_slabs, resumed_slabs: pieces in all, and those that an earlier run had finished.
+        statistics: the importance matrix that was collected before; None without `calibrate`.
     """
 
     outputs: tuple[OutputResult, ...]
@@ -65,6 +66,7 @@ class ConvertResult:
     cpu_seconds: float
     peak_rss_bytes: int
     warnings: tuple[str, ...] = ()
+    statistics: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for `json.dumps`, versioned like the plan's."""
@@ -90,4 +92,5 @@ class ConvertResult:
             "cpu_seconds": self.cpu_seconds,
             "peak_rss_bytes": self.peak_rss_bytes,
             "warnings": list(self.warnings),
+            "statistics": None if self.statistics is None else str(self.statistics),
         }

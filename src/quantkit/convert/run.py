@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
+from quantkit.convert.calibration import Calibrating, collect, refuse_impossible, statistics_path
 from quantkit.convert.interrupts import Interrupts
 from quantkit.convert.journal import Journal, line_room, standing
 from quantkit.convert.ledger import Ledger
@@ -33,6 +35,7 @@ def convert(
     mmproj_only: bool = False,
     mmproj_type: str = "f16",
     imatrix: PathLike | None = None,
+    calibrate: bool | Calibrating = False,
     pure: bool = False,
     tensor_types: Sequence[tuple[str, str]] = (),
     token_embedding_type: str | None = None,
@@ -54,23 +57,27 @@ def convert(
     to identical bytes.
 
     Args:
+        calibrate: collect the imatrix first, in OUT.imatrix.gguf (with `{type}`, "imatrix" takes its place), which is
+            kept: give it as `imatrix` to go on after an interruption. True reads the text that comes with quantkit; a
+            dict has arguments of `quantkit.calibrate`, such as {"text": ["prose.txt"], "tokens": 131072}.
         progress: called from this thread, about ten times a second.
 
     Raises:
-        As `plan`; NonFiniteError with file, tensor and index of a weight that no format can hold (nothing is left
-        behind then); OutputError when the disk is full or fails (what was done is kept, and resumed);
-        VerificationError when a header does not read back as it was written.
+        As `plan` and `calibrate`; PlanRefusedError when there are such statistics already; NonFiniteError with file,
+        tensor and index of a weight that no format can hold (nothing is left behind then); OutputError when the disk is
+        full or fails (what was done is kept, and resumed); VerificationError when a header does not read back as it was
+        written.
     """
     begun, cpu_begun = time.monotonic(), time.process_time()
     tuning = tuning or Tuning()
-    planned = plan(
+    planning = partial(
+        plan,
         checkpoint,
         out,
         types,
         mmproj=mmproj,
         mmproj_only=mmproj_only,
         mmproj_type=mmproj_type,
-        imatrix=imatrix,
         pure=pure,
         tensor_types=tensor_types,
         token_embedding_type=token_embedding_type,
@@ -84,6 +91,13 @@ def convert(
         weighting=weighting,
         tuning=tuning,
     )
+    statistics = None
+    if calibrate is not False:
+        statistics = statistics_path(checkpoint, out)
+        refuse_impossible(statistics, imatrix=imatrix, mmproj_only=mmproj_only, force=force)
+        planning().work.checkpoint.close()  # refuses what cannot be converted before an hour goes into statistics
+        collect(checkpoint, statistics, {} if calibrate is True else calibrate, threads=threads, force=force)
+    planned = planning(imatrix=imatrix if statistics is None else statistics)
     work: Work = planned.work
     if work.journal is None:
         raise UsageError("no output was named", hint="Say which file to write.")
@@ -115,6 +129,7 @@ def convert(
         cpu_seconds=time.process_time() - cpu_begun,
         peak_rss_bytes=peak_rss_bytes(),
         warnings=planned.warnings,
+        statistics=statistics,
     )
 
 
