@@ -67,8 +67,8 @@ def rows() -> list[str]:
         for x in inputs.values():
             true = x.astype(np.float64) @ decoded.T
             error = matmul(x, packed, name, mode="fast") - true
-            largest = np.abs(x.astype(np.float64)).reshape(N, -1, 32).max(axis=2) / 254
-            bound = largest @ np.abs(decoded).reshape(ROWS, -1, 32).sum(axis=2).T
+            largest = np.abs(x.astype(np.float64)).reshape(N, -1, found.block_size).max(axis=2) / 254
+            bound = largest @ np.abs(decoded).reshape(ROWS, -1, found.block_size).sum(axis=2).T
             worst = max(worst, float((np.abs(error) / bound).max()))
             line += f"| {100 * relative(error, true):.2f} % "
         lines.append(line + f"| {100 * worst:.0f} % |")

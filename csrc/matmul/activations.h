@@ -1,5 +1,6 @@
-// Rows of x as the products read them: int8 codes of blocks of 32 columns, x ~ scale * code with scale = max |x| / 127,
-// and the sums of codes that formats with an offset or a minimum need. A block below 2^-100 counts as zero.
+// Rows of x as the products read them: int8 codes of blocks of 32 columns (in panels of super-blocks, 256), x ~ step *
+// code with step = max |x| / 127, and the sums of codes that formats with an offset or a minimum need. A block below
+// 2^-100 counts as zero.
 #pragma once
 #include "matmul/kernels.h"
 #include "matmul/readers.h"
@@ -51,20 +52,35 @@ struct Vector {
     }
 };
 
+// Codes, and their sums of four, of blocks of 32 with one step. False: an element is not finite.
+template <int BLOCKS>
+static bool quantize_block(const float* x, int8_t* codes, int32_t* fours, float& step) {
+    const uint32_t bits = largest_magnitude_bits<32 * BLOCKS>(x);
+    if (bits >= 0x7f800000u) return false;
+    if (bits < 0x0d800000u) {
+        std::memset(codes, 0, 32 * BLOCKS);
+        std::memset(fours, 0, 32 * BLOCKS);
+        step = 0;
+        return true;
+    }
+    float largest;
+    std::memcpy(&largest, &bits, 4);
+    step = largest / 127.0f;
+    for (int b = 0; b < BLOCKS; b++) {
+        store_codes(x + 32 * b, 127.0f / largest, codes + 32 * b);
+        store_sums(codes + 32 * b, fours + 8 * b);
+    }
+    return true;
+}
+
 template <class R>
 static bool quantize_row(const float* x, int64_t cols, uint8_t* out) {
     std::memset(out, 0, static_cast<size_t>(Vector<R>::bytes(cols)));
     const Vector<R> to(out, cols);
     for (int64_t b = 0; b < cols / 32; b++) {
-        const uint32_t bits = largest_magnitude_bits(x + 32 * b);
-        if (bits >= 0x7f800000u) return false;
-        if (bits < 0x0d800000u) continue;
-        float largest;
-        std::memcpy(&largest, &bits, 4);
-        const float step = largest / 127.0f;
-        store_codes(x + 32 * b, 127.0f / largest, to.codes + 32 * b);
+        float step;
         int32_t fours[8];
-        store_sums(to.codes + 32 * b, fours);
+        if (!quantize_block<1>(x + 32 * b, to.codes + 32 * b, fours, step)) return false;
         for (int s = 0; s < R::SUBS; s++) {
             const int64_t at = R::SUBS * (b % 8) + s;
             to.scales(b / 8)[at] = step;
@@ -90,16 +106,20 @@ static bool prepare_vector(const float* x, int64_t cols, uint8_t* out) {
 
 // One block of a tile of n rows for a panel: step k's four codes of each row (k = 0..7), the rows' scales, each
 // (sub-)block's sums of codes times start_factor, and (MINS) the sums.
+//
+// Eight blocks of super-blocks: of each block the codes, and the sums times start_factor, which round the shift as
+// well; then the rows' steps, and (MINS) the sums, two in a word.
 template <class R>
-constexpr int64_t block_bytes() {
-    return 32 + 4 + 4 * R::SUBS * (R::MINS ? 2 : 1);
+constexpr int64_t bytes_of_blocks(int64_t blocks) {
+    if (R::SUPER) return blocks / 8 * (8 * (32 + 4 * R::SUBS) + 4 + (R::MINS ? 16 * R::SUBS : 0));
+    return blocks * (32 + 4 + 4 * R::SUBS * (R::MINS ? 2 : 1));
 }
 
 // Where tile `first` .. of an expert's rows begins in a stretch of blocks, those of all its tiles side by side.
 template <class R>
 inline int64_t place_of(int64_t total, int64_t first, int64_t block, int64_t blocks) {
     const int64_t length = blocks - block < STRETCH_BLOCKS ? blocks - block : STRETCH_BLOCKS;
-    return (total * block + first * length) * block_bytes<R>();
+    return total * bytes_of_blocks<R>(block) + first * bytes_of_blocks<R>(length);
 }
 
 // Rows first .. first + n of an expert's `total`.
@@ -132,6 +152,50 @@ static bool prepare_panel(const float* const* x, int n, int64_t first, int64_t t
                 const float sum = static_cast<float>(totals[s]);
                 put(&sum);
             }
+        }
+    }
+    return true;
+}
+
+// Sums of (sub-)blocks of super-blocks are shifted right, so that two go into a word.
+template <class R>
+constexpr int shift_of() {
+    const int largest = 127 * 32 / R::SUBS * (R::MAX - R::OFFSET > R::OFFSET ? R::MAX - R::OFFSET : R::OFFSET);
+    int shift = 0;
+    while ((largest + (1 << shift) / 2) >> shift > 32767) shift++;
+    return shift;
+}
+
+template <class R>
+static bool prepare_super_panel(const float* const* x, int n, int64_t first, int64_t total, int64_t cols,
+                                uint8_t* out) {
+    constexpr int SUBS = R::SUBS, ROUND = (1 << shift_of<R>()) / 2;
+    for (int c = 0; c < n; c++) {
+        uint8_t* to = nullptr;
+        for (int64_t b = 0; b < cols / 32; b += 8) {
+            if (b % STRETCH_BLOCKS == 0) to = out + place_of<R>(total, first, b, cols / 32) + 4 * c;
+            const auto put = [&](const void* p) {
+                std::memcpy(to, p, 4);
+                to += 4 * n;
+            };
+            int8_t codes[256];
+            int32_t fours[64];
+            int16_t sums[8 * SUBS];
+            float step;
+            if (!quantize_block<8>(x[c] + 32 * b, codes, fours, step)) return false;
+            for (int i = 0; i < 8; i++) {
+                for (int k = 0; k < 8; k++) put(codes + 32 * i + 4 * k);
+                for (int s = SUBS * i; s < SUBS * (i + 1); s++) {
+                    int32_t sum = 0;
+                    for (int l = 0; l < 8 / SUBS; l++) sum += fours[8 / SUBS * s + l];
+                    sums[s] = static_cast<int16_t>(sum);
+                    // a half goes up in one and down in the next: all up would add up
+                    const int32_t start = sum * start_factor<R>() + (ROUND ? ROUND - s % 2 : 0);
+                    put(&start);
+                }
+            }
+            put(&step);
+            for (int s = 0; R::MINS && s < 8 * SUBS; s += 2) put(sums + s);
         }
     }
     return true;

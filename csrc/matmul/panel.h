@@ -2,6 +2,7 @@
 // stays in the first-level cache, four codes of each row side by side, and multiplied by one kernel for all formats. A
 // lane is a row of weights, so no float crosses lanes: each output is a sum over blocks in order, on every tier.
 #pragma once
+#include <type_traits>
 #include <utility>
 
 #include "matmul/activations.h"
@@ -20,8 +21,11 @@ struct Stretch {
     alignas(64) float mins[STRETCH_BLOCKS * 2 * PANEL_ROWS];
 };
 
+struct SuperStretch;  // of super-blocks: super_panel.h
+
+template <class Tile>
 struct PanelScratch {
-    Stretch tile;
+    Tile tile;
     alignas(64) float sums[PANEL_COLUMNS * PANEL_ROWS];
 };
 
@@ -82,13 +86,13 @@ static void multiply(const Stretch& tile, const uint8_t* x, int blocks, float* s
         const float* sum = reinterpret_cast<const float*>(start + SUBS * COLS);
         Sums total[COLS][VECTORS];
         for (int s = 0; s < SUBS; s++) {
-            Sums r[COLS][VECTORS];
+            Counts r[COLS][VECTORS];
             dots<MAX, COLS, STEPS>(codes + s * STEPS * 4 * PANEL_ROWS, x + s * STEPS * 4 * COLS, start + s * COLS, r);
             for (int v = 0; v < VECTORS; v++) {
                 const Sums scale = load_sums(scales + s * PANEL_ROWS + v * LANES);
                 const Sums min = MINS ? load_sums(mins + s * PANEL_ROWS + v * LANES) : scale;
                 for (int c = 0; c < COLS; c++) {
-                    Sums scaled = r[c][v] * scale;
+                    Sums scaled = floats(r[c][v]) * scale;
                     if (MINS) scaled = scaled - min * set_sums(sum[s * COLS + c]);
                     total[c][v] = s ? total[c][v] + scaled : scaled;
                     if (s + 1 < SUBS) continue;
@@ -104,11 +108,14 @@ static void multiply(const Stretch& tile, const uint8_t* x, int blocks, float* s
     }
 }
 
-template <class R, int COLS>
-inline void multiply_some(int cols, const Stretch& tile, const uint8_t* x, int blocks, float* sums) {
-    if (cols == COLS)
-        multiply<code_class<R>(), R::SUBS, R::MINS, COLS>(tile, x, blocks, sums);
-    else if constexpr (COLS > 1)
+template <class R, int COLS, class Tile>
+inline void multiply_some(int cols, const Tile& tile, const uint8_t* x, int blocks, float* sums) {
+    if (cols == COLS) {
+        if constexpr (R::SUPER)
+            multiply<code_class<R>(), R::SUBS, R::MINS, shift_of<R>(), COLS>(tile, x, blocks, sums);
+        else
+            multiply<code_class<R>(), R::SUBS, R::MINS, COLS>(tile, x, blocks, sums);
+    } else if constexpr (COLS > 1)
         multiply_some<R, COLS - 1>(cols, tile, x, blocks, sums);
 }
 
@@ -133,7 +140,8 @@ class Ahead {
 template <class R>
 static void panel(const PanelTask& task) {
     const Weights& w = *task.weights;
-    PanelScratch& scratch = *reinterpret_cast<PanelScratch*>(task.scratch);
+    using Tile = std::conditional_t<R::SUPER, SuperStretch, Stretch>;
+    auto& scratch = *reinterpret_cast<PanelScratch<Tile>*>(task.scratch);
     const Cut tiles(task.n, PANEL_COLS);
     const int64_t blocks = w.cols / 32;
     const int64_t first = tiles.first(task.first_tile), last = tiles.first(task.last_tile);

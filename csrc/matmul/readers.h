@@ -36,7 +36,7 @@ inline Floats halves(const uint8_t* p, int m) {
 template <int MAX_, int OFFSET_, int SUBS_, bool MINS_, int CHUNK_BYTES_>
 struct Shape {
     static constexpr int MAX = MAX_, OFFSET = OFFSET_, SUBS = SUBS_, CHUNK_BYTES = CHUNK_BYTES_;
-    static constexpr bool MINS = MINS_;
+    static constexpr bool MINS = MINS_, SUPER = false;  // a super-block, see super_readers.h
 };
 
 // Formats of 32 with one f16 scale at the start of a block.

@@ -49,6 +49,7 @@ inline Bytes operator^(Bytes a, Bytes b) { return {_mm256_xor_si256(a.v, b.v)}; 
 inline Bytes look_up(const uint8_t (&table)[16], Bytes index) {
     return {_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_16(table)), index.v)};
 }
+inline void store_bytes(uint8_t* p, Bytes a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v); }
 inline void store_transposed(const Bytes (&rows)[8], uint8_t* out, int64_t stride) {
     const auto lo = [](__m256i a, __m256i b) { return _mm256_unpacklo_epi32(a, b); };
     const auto hi = [](__m256i a, __m256i b) { return _mm256_unpackhi_epi32(a, b); };
@@ -80,9 +81,6 @@ inline void store_floats(float* p, Floats a) { _mm256_storeu_ps(p, a.v); }
 inline Floats operator*(Floats a, Floats b) { return {_mm256_mul_ps(a.v, b.v)}; }
 inline Floats operator+(Floats a, Floats b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline Floats operator-(Floats a, Floats b) { return {_mm256_sub_ps(a.v, b.v)}; }
-inline Floats floats_of_u8(uint64_t bytes) {
-    return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(bytes))))};
-}
 inline Floats floats_of_i8(uint64_t bytes) {
     return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(bytes))))};
 }
@@ -99,18 +97,6 @@ inline Floats each_of_group(const float* p, int shift) {
         return {_mm256_permutevar8x32_ps(four, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3))};
     }
     return {_mm256_setr_m128(_mm_set1_ps(p[0]), _mm_set1_ps(p[shift == 2]))};
-}
-inline __m128i six_bits(const uint8_t* p) {  // eight scales, eight minima
-    const __m128i all = load_16(p - 4);      // what lies before belongs to the block
-    const __m128i low = _mm_srlv_epi32(_mm_shuffle_epi32(all, 0xa5), _mm_setr_epi32(0, 2, 0, 2));
-    const __m128i high = _mm_srlv_epi32(_mm_shuffle_epi32(all, 0xff), _mm_setr_epi32(0, 0, 0, 4));
-    return _mm_or_si128(_mm_and_si128(low, _mm_setr_epi32(0x3f3f3f3f, 0x30303030, 0x3f3f3f3f, 0x30303030)),
-                        _mm_and_si128(high, _mm_setr_epi32(0, 0x0f0f0f0f, 0, 0x0f0f0f0f)));
-}
-inline void sixes(const uint8_t* p, Floats& scale, Floats& min) {
-    const __m128i six = six_bits(p);
-    scale = {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(six))};
-    min = {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(six, six)))};
 }
 inline float sum(Floats a) {
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
@@ -150,10 +136,11 @@ inline void in_memory(const void* p) {
 
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
+template <int N>
 inline uint32_t largest_magnitude_bits(const float* x) {
     const __m256i mask = _mm256_set1_epi32(0x7fffffff);
     __m256i m = _mm256_setzero_si256();
-    for (int i = 0; i < 32; i += 8) m = _mm256_max_epi32(m, _mm256_and_si256(load_32(x + i), mask));
+    for (int i = 0; i < N; i += 8) m = _mm256_max_epi32(m, _mm256_and_si256(load_32(x + i), mask));
     __m128i r = _mm_max_epi32(_mm256_castsi256_si128(m), _mm256_extracti128_si256(m, 1));
     r = _mm_max_epi32(r, _mm_shuffle_epi32(r, 0x4e));
     r = _mm_max_epi32(r, _mm_shuffle_epi32(r, 0xb1));

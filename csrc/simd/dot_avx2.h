@@ -38,8 +38,19 @@ inline Sums load_sums(const float* p) { return load_floats(p); }
 inline void store_sums(float* p, Sums a) { store_floats(p, a); }
 inline Sums set_sums(float x) { return set_floats(x); }
 
+using Counts = Ints;
+inline Counts load_counts(const int32_t* p) { return load_ints(p); }
+inline Counts set_counts(int32_t x) { return {_mm256_set1_epi32(x)}; }
+template <int SHIFT>
+inline Counts halves_of(Counts low, Counts high) {
+    return {_mm256_blend_epi16(_mm256_srli_epi32(low.v, SHIFT), _mm256_slli_epi32(high.v, 16 - SHIFT), 0xaa)};
+}
+inline Counts add_halves(Counts total, Counts a, Counts b) {
+    return {_mm256_add_epi32(total.v, _mm256_madd_epi16(a.v, b.v))};
+}
+
 template <int MAX, int COLS, int STEPS>
-inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start, Sums (&r)[COLS][VECTORS]) {
+inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start, Counts (&r)[COLS][VECTORS]) {
     constexpr int RUN = MAX > 127 ? 1 : run_length<MAX>() < STEPS ? run_length<MAX>() : STEPS;
     static_assert(RUN * 2 * 127 * (MAX > 127 ? 128 : MAX) <= 32767, "an int16 overflows");
     const __m256i ones = _mm256_set1_epi16(1);
@@ -64,7 +75,7 @@ inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start, Su
         }
     }
     for (int c = 0; c < COLS; c++)
-        for (int v = 0; v < VECTORS; v++) r[c][v].v = _mm256_cvtepi32_ps(s[c][v]);
+        for (int v = 0; v < VECTORS; v++) r[c][v].v = s[c][v];
 }
 
 }  // namespace QK_TIER

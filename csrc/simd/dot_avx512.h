@@ -124,7 +124,14 @@ inline PairInts fold(PairInts a, PairInts b) {
 }
 
 inline PairFloats load_pair_floats(const float* p) { return {_mm512_loadu_ps(p)}; }
-// A super-block that begins with d, dmin and the twelve bytes of sixes(): d * scales, then dmin * minima.
+inline __m128i six_bits(const uint8_t* p) {  // eight scales, eight minima
+    const __m128i all = load_16(p - 4);      // what lies before belongs to the block
+    const __m128i low = _mm_srlv_epi32(_mm_shuffle_epi32(all, 0xa5), _mm_setr_epi32(0, 2, 0, 2));
+    const __m128i high = _mm_srlv_epi32(_mm_shuffle_epi32(all, 0xff), _mm_setr_epi32(0, 0, 0, 4));
+    return _mm_or_si128(_mm_and_si128(low, _mm_setr_epi32(0x3f3f3f3f, 0x30303030, 0x3f3f3f3f, 0x30303030)),
+                        _mm_and_si128(high, _mm_setr_epi32(0, 0x0f0f0f0f, 0, 0x0f0f0f0f)));
+}
+// A super-block that begins with d, dmin and those twelve bytes: d * scales, then dmin * minima.
 inline PairFloats scales_and_minima(const uint8_t* p) {
     int32_t both;
     std::memcpy(&both, p, 4);
@@ -169,8 +176,27 @@ inline Sums operator*(Sums a, Sums b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline Sums operator+(Sums a, Sums b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Sums operator-(Sums a, Sums b) { return {_mm512_sub_ps(a.v, b.v)}; }
 
+struct Counts {
+    __m512i v;
+};
+inline Sums floats(Counts a) { return {_mm512_cvtepi32_ps(a.v)}; }
+inline Counts load_counts(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
+inline Counts set_counts(int32_t x) { return {_mm512_set1_epi32(x)}; }
+template <int SHIFT>
+inline Counts halves_of(Counts low, Counts high) {
+    return {
+        _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_srli_epi32(low.v, SHIFT), _mm512_slli_epi32(high.v, 16 - SHIFT))};
+}
+inline Counts add_halves(Counts total, Counts a, Counts b) {
+#if defined(QK_VNNI)
+    return {_mm512_dpwssd_epi32(total.v, a.v, b.v)};
+#else
+    return {_mm512_add_epi32(total.v, _mm512_madd_epi16(a.v, b.v))};
+#endif
+}
+
 template <int MAX, int COLS, int STEPS>
-inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start, Sums (&r)[COLS][VECTORS]) {
+inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start, Counts (&r)[COLS][VECTORS]) {
 #if defined(QK_VNNI)
     __m512i s[COLS][VECTORS];
     for (int c = 0; c < COLS; c++)
@@ -219,7 +245,7 @@ inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start, Su
     }
 #endif
     for (int c = 0; c < COLS; c++)
-        for (int v = 0; v < VECTORS; v++) r[c][v].v = _mm512_cvtepi32_ps(s[c][v]);
+        for (int v = 0; v < VECTORS; v++) r[c][v].v = s[c][v];
 }
 
 }  // namespace QK_TIER

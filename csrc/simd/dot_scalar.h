@@ -65,6 +65,7 @@ inline Bytes look_up(const uint8_t (&table)[16], Bytes index) {
     return index;
 }
 // Dword k of row r to row k, place r: eight rows of eight dwords, rows of the result `stride` bytes apart.
+inline void store_bytes(uint8_t* p, Bytes a) { std::memcpy(p, a.v, 32); }
 inline void store_transposed(const Bytes (&rows)[8], uint8_t* out, int64_t stride) {
     for (int k = 0; k < 8; k++)
         for (int r = 0; r < 8; r++) std::memcpy(out + k * stride + 4 * r, rows[r].v + 4 * k, 4);
@@ -95,11 +96,6 @@ inline Floats operator-(Floats a, Floats b) {
     for (int i = 0; i < 8; i++) a.v[i] -= b.v[i];
     return a;
 }
-inline Floats floats_of_u8(uint64_t bytes) {
-    Floats r;
-    for (int i = 0; i < 8; i++) r.v[i] = static_cast<float>(bytes >> 8 * i & 255);
-    return r;
-}
 inline Floats floats_of_i8(uint64_t bytes) {
     Floats r;
     for (int i = 0; i < 8; i++) r.v[i] = static_cast<float>(static_cast<int8_t>(bytes >> 8 * i & 255));
@@ -119,15 +115,6 @@ inline Floats each_of_group(const float* p, int shift) {
     Floats r;
     for (int i = 0; i < 8; i++) r.v[i] = p[i >> (shift < 3 ? shift : 3)];
     return r;
-}
-// 12 bytes: the eight 6-bit scales of q4_k and q5_k, and their eight minima.
-inline void sixes(const uint8_t* p, Floats& scale, Floats& min) {
-    for (int i = 0; i < 4; i++) {
-        scale.v[i] = p[i] & 63;
-        min.v[i] = p[4 + i] & 63;
-        scale.v[4 + i] = static_cast<float>((p[8 + i] & 15) | p[i] >> 6 << 4);
-        min.v[4 + i] = static_cast<float>(p[8 + i] >> 4 | p[4 + i] >> 6 << 4);
-    }
 }
 inline float sum(Floats a) { return ((a.v[0] + a.v[4]) + (a.v[2] + a.v[6])) + ((a.v[1] + a.v[5]) + (a.v[3] + a.v[7])); }
 
@@ -165,9 +152,10 @@ inline void in_memory(const void*) {}  // hints to wider tiers
 inline void prefetch(const void*) {}
 
 // Activations, 32 at a time.
+template <int N>
 inline uint32_t largest_magnitude_bits(const float* x) {
     uint32_t r = 0;
-    for (int i = 0; i < 32; i++) {
+    for (int i = 0; i < N; i++) {
         const uint32_t u = f32_bits(x[i]) & 0x7fffffffu;
         r = u > r ? u : r;
     }
@@ -186,9 +174,30 @@ inline Sums load_sums(const float* p) { return load_floats(p); }
 inline void store_sums(float* p, Sums a) { store_floats(p, a); }
 inline Sums set_sums(float x) { return set_floats(x); }
 
+using Counts = Ints;
+inline Counts load_counts(const int32_t* p) { return load_ints(p); }
+inline Counts set_counts(int32_t x) {
+    Counts r;
+    for (int32_t& v : r.v) v = x;
+    return r;
+}
+// Two whole numbers, shifted right, as the int16 halves of one.
+template <int SHIFT>
+inline Counts halves_of(Counts low, Counts high) {
+    for (int l = 0; l < 8; l++)
+        low.v[l] = static_cast<int32_t>((low.v[l] >> SHIFT & 0xffff) | static_cast<uint32_t>(high.v[l] >> SHIFT) << 16);
+    return low;
+}
+// total + a.low * b.low + a.high * b.high
+inline Counts add_halves(Counts total, Counts a, Counts b) {
+    for (int l = 0; l < 8; l++)
+        total.v[l] += static_cast<int16_t>(a.v[l]) * static_cast<int16_t>(b.v[l]) + (a.v[l] >> 16) * (b.v[l] >> 16);
+    return total;
+}
+
 // r[c][0] lane l: start[c] plus the sum over STEPS steps of the four codes of row l times the four of column c.
 template <int MAX, int COLS, int STEPS>
-inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start, Sums (&r)[COLS][VECTORS]) {
+inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start, Counts (&r)[COLS][VECTORS]) {
     for (int c = 0; c < COLS; c++) {
         int32_t s[8];
         for (int32_t& v : s) v = start[c];
@@ -196,7 +205,7 @@ inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start, Su
             for (int l = 0; l < 8; l++)
                 for (int i = 0; i < 4; i++)
                     s[l] += tile[k * 32 + 4 * l + i] * static_cast<int8_t>(x[4 * (k * COLS + c) + i]);
-        for (int l = 0; l < 8; l++) r[c][0].v[l] = static_cast<float>(s[l]);
+        for (int l = 0; l < 8; l++) r[c][0].v[l] = s[l];
     }
 }
 

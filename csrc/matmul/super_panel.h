@@ -1,0 +1,128 @@
+// Panels of super-blocks of 256. Their scales are whole numbers, and so are the sums that they scale: two of those, cut
+// to sixteen bits each, take one integer product, where floats would take four. With x in blocks of 256 nothing becomes
+// a float before the end of a super-block.
+#pragma once
+#include "matmul/panel.h"
+#include "matmul/super_readers.h"
+
+namespace quantkit {
+namespace QK_TIER {
+
+struct SuperStretch {
+    alignas(64) uint8_t codes[STRETCH_BLOCKS * 32 * PANEL_ROWS];  // [block][step][row][4]
+    alignas(64) int32_t scales[STRETCH * 8 * PANEL_ROWS];         // [chunk][pair of (sub-)blocks][row]
+    alignas(64) int32_t mins[STRETCH * 8 * PANEL_ROWS];
+    alignas(64) float d[STRETCH * PANEL_ROWS];  // [chunk][row]; times what sums were shifted
+    alignas(64) float dmin[STRETCH * PANEL_ROWS];
+};
+
+// Eight rows' int8 to words of two.
+template <int SUBS>
+inline void unpack_wholes(const uint64_t (&from)[8][2], int32_t* to) {
+    alignas(32) int16_t rows[8][16] = {};
+    for (int i = 0; i < 8; i++) {
+        int8_t bytes[16];
+        std::memcpy(bytes, from[i], 16);
+        for (int s = 0; s < 8 * SUBS; s++) rows[i][s] = bytes[s];
+    }
+    Bytes words[8];
+    for (int i = 0; i < 8; i++) words[i] = load_bytes(reinterpret_cast<const uint8_t*>(rows[i]));
+    store_transposed(words, reinterpret_cast<uint8_t*>(to), 4 * PANEL_ROWS);
+}
+
+// Block J of all rows, from the bytes of its codes: [run][step][row][4].
+template <class R, int J>
+inline void unpack_block(const uint8_t* runs, uint8_t* out) {
+    constexpr int WIDTH = 4 * PANEL_ROWS;
+    for (int k = 0; k < 8; k++)
+        for (int i = 0; i < WIDTH; i += 32) {
+            const auto at = [&](int run, int step) { return load_bytes(runs + (8 * run + step) * WIDTH + i); };
+            Bytes found = R::template panel_code<J>(k, at);
+            if constexpr (SIGNED_BYTES && R::MAX > 127) found = found ^ set_bytes(128);
+            store_bytes(out + (8 * J + k) * WIDTH + i, found);
+        }
+}
+
+template <class R, int... J>
+inline void unpack_blocks(const uint8_t* runs, uint8_t* out, std::integer_sequence<int, J...>) {
+    (unpack_block<R, J>(runs, out), ...);
+}
+
+template <class R>
+inline void unpack(const Weights& w, int64_t row, int64_t n_rows, int64_t first, int64_t last, SuperStretch& tile) {
+    for (int64_t b = first; b < last; b += 8) {
+        const int64_t chunk = (b - first) / 8;
+        alignas(64) uint8_t runs[R::RUNS * 32 * PANEL_ROWS];
+        for (int r = 0; r < PANEL_ROWS; r += 8) {
+            const uint8_t* from[8];
+            uint64_t scales[8][2], mins[8][2];
+            for (int i = 0; i < 8; i++) {
+                from[i] =
+                    w.codes + (row + (r + i < n_rows ? r + i : n_rows - 1)) * w.row_bytes + b / 8 * R::CHUNK_BYTES;
+                const Wholes found = R::wholes(from[i]);
+                tile.d[chunk * PANEL_ROWS + r + i] = found.d * (1 << shift_of<R>());
+                tile.dmin[chunk * PANEL_ROWS + r + i] = found.dmin;
+                std::memcpy(scales[i], found.scale, 16);
+                std::memcpy(mins[i], found.min, 16);
+            }
+            for (int run = 0; run < R::RUNS; run++) {
+                Bytes rows[8];
+                for (int i = 0; i < 8; i++) rows[i] = load_bytes(from[i] + R::FIRST + 32 * run);
+                store_transposed(rows, runs + run * 32 * PANEL_ROWS + 4 * r, 4 * PANEL_ROWS);
+            }
+            unpack_wholes<R::SUBS>(scales, tile.scales + chunk * 8 * PANEL_ROWS + r);
+            if (R::MINS) unpack_wholes<R::SUBS>(mins, tile.mins + chunk * 8 * PANEL_ROWS + r);
+        }
+        unpack_blocks<R>(runs, tile.codes + chunk * 256 * PANEL_ROWS, std::make_integer_sequence<int, 8>());
+    }
+}
+
+// sums[column][row] += the tile times COLS columns, whose blocks lie at x.
+template <int MAX, int SUBS, bool MINS, int SHIFT, int COLS>
+static void multiply(const SuperStretch& tile, const uint8_t* x, int blocks, float* sums) {
+    constexpr int LANES = PANEL_ROWS / VECTORS, STEPS = 8 / SUBS;
+    const uint8_t* codes = tile.codes;
+    for (int chunk = 0; 8 * chunk < blocks; chunk++) {
+        const int32_t *scales = tile.scales + chunk * 8 * PANEL_ROWS, *mins = tile.mins + chunk * 8 * PANEL_ROWS;
+        const float *d = tile.d + chunk * PANEL_ROWS, *dmin = tile.dmin + chunk * PANEL_ROWS;
+        Counts total[COLS][VECTORS];
+        for (int c = 0; c < COLS; c++)
+            for (int v = 0; v < VECTORS; v++) total[c][v] = set_counts(0);
+        for (int p = 0; p < 4 * SUBS; p++) {
+            Counts r[2][COLS][VECTORS];
+            // (sub-)blocks 2 p and 2 p + 1: of two blocks, or of one
+            constexpr int NEXT = SUBS == 1 ? (32 + 4) * COLS : STEPS * 4 * COLS;
+            const int32_t* start = reinterpret_cast<const int32_t*>(x + 32 * COLS);
+            dots<MAX, COLS, STEPS>(codes, x, start, r[0]);
+            dots<MAX, COLS, STEPS>(codes + STEPS * 4 * PANEL_ROWS, x + NEXT, start + (SUBS == 1 ? NEXT / 4 : COLS),
+                                   r[1]);
+            for (int v = 0; v < VECTORS; v++) {
+                const Counts scale = load_counts(scales + p * PANEL_ROWS + v * LANES);
+                for (int c = 0; c < COLS; c++)
+                    total[c][v] = add_halves(total[c][v], halves_of<SHIFT>(r[0][c][v], r[1][c][v]), scale);
+            }
+            codes += 2 * STEPS * 4 * PANEL_ROWS;
+            x += (64 / SUBS + 8) * COLS;
+        }
+        const float* step = reinterpret_cast<const float*>(x);
+        const int32_t* two = reinterpret_cast<const int32_t*>(x + 4 * COLS);
+        for (int c = 0; c < COLS; c++) {
+            Counts below[VECTORS];
+            for (int v = 0; v < VECTORS; v++) below[v] = set_counts(0);
+            for (int p = 0; MINS && p < 4 * SUBS; p++)
+                for (int v = 0; v < VECTORS; v++)
+                    below[v] = add_halves(below[v], load_counts(mins + p * PANEL_ROWS + v * LANES),
+                                          set_counts(two[p * COLS + c]));
+            for (int v = 0; v < VECTORS; v++) {
+                Sums all = floats(total[c][v]) * load_sums(d + v * LANES);
+                if (MINS) all = all - floats(below[v]) * load_sums(dmin + v * LANES);
+                float* to = sums + c * PANEL_ROWS + v * LANES;
+                store_sums(to, load_sums(to) + all * set_sums(step[c]));
+            }
+        }
+        x += (4 + (MINS ? 16 * SUBS : 0)) * COLS;
+    }
+}
+
+}  // namespace QK_TIER
+}  // namespace quantkit
