@@ -7,16 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.oracle.llama import Model
 
 import quantkit
-from quantkit.calibration import Document, TokenSource, documents, token_source
+from quantkit.calibration import Document, TokenSource, checkpoint_encoder, documents, token_source
+from quantkit.calibration.tokens import line_pieces
 from quantkit.checkpoint import open_checkpoint
 from quantkit.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "data" / "tiny-llama4"
 BOS = 992
+with open_checkpoint(TINY) as _checkpoint:
+    ENCODE = checkpoint_encoder(_checkpoint).encode
 
 
 def test_chunks_are_those_of_llama_cpp(tmp_path: Path) -> None:
@@ -59,6 +64,61 @@ def test_each_token_is_handed_out_once_however_it_is_asked_for() -> None:
     assert parts.n_left == 1
     assert (source(7).take(None)[:, 0] == 7).all()
     assert source(7).take(2)[1].tolist() == [7, 1004, 7, 1000]
+
+
+LINES = st.lists(
+    st.sampled_from(
+        [
+            "a",
+            "B",
+            " ",
+            "\n",
+            "\n\n",
+            "\r\n",
+            "\t",
+            ".",
+            "/",
+            "'s",
+            "'",
+            "12",
+            "é",
+            "\u0301",
+            "ß",
+            "漢",
+            "  x",
+            "\u2028",
+        ]
+    ),
+    max_size=60,
+).map("".join)
+
+
+@settings(max_examples=50, deadline=None)
+@given(text=LINES, n_chars=st.integers(0, 9))
+def test_pieces_of_a_text_have_its_tokens(text: str, n_chars: int) -> None:
+    parts = list(line_pieces(text, n_chars))
+    assert "".join(parts) == text
+    assert [token for part in parts for token in ENCODE(part)] == ENCODE(text)
+
+
+def test_of_a_long_text_only_what_is_needed_is_cut_into_tokens() -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))) * 9
+    with open_checkpoint(TINY) as cp:
+        encoder = checkpoint_encoder(cp)
+        whole = token_source(cp, [Document("", text)]).take(None)
+    seen: list[int] = []
+
+    def encode(part: str) -> list[int]:
+        seen.append(len(part))
+        return encoder.encode(part)
+
+    source = TokenSource([Document("", text)], encode, encoder.bos_id, 512, encoder.pieces)
+    np.testing.assert_array_equal(source.take(4), whole[:4])
+    assert len(seen) == 1
+    assert seen[0] < len(text) / 3
+    np.testing.assert_array_equal(source.take(None), whole[4:])
+    ids = np.asarray([BOS, *encoder.encode(text)])[: whole.size].reshape(whole.shape)
+    np.testing.assert_array_equal(whole[:, 1:], ids[:, 1:])
 
 
 def test_documents_of_jsonl_and_text(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -9,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.calibration.text import Document
-from quantkit.checkpoint import Checkpoint
+from quantkit.checkpoint import Checkpoint, is_llama4_pre_tokenizer
 from quantkit.errors import CheckpointError, UnsupportedModelError, UsageError
 
 Ids = npt.NDArray[np.int64]
+_LINE_START = re.compile(r"\n(?=[A-Za-z])")
 
 
 class TokenSource:
@@ -25,15 +27,21 @@ class TokenSource:
         encode: text -> ids, without BOS.
         bos_id: None for a model without BOS.
         context: tokens of a chunk.
+        pieces: text -> parts whose ids follow each other as those of the text do; they are encoded when they are due.
     """
 
     def __init__(
-        self, texts: Iterable[Document], encode: Callable[[str], list[int]], bos_id: int | None, context: int
+        self,
+        texts: Iterable[Document],
+        encode: Callable[[str], list[int]],
+        bos_id: int | None,
+        context: int,
+        pieces: Callable[[str], Iterable[str]] = lambda text: [text],
     ) -> None:
         if context < 2:
             raise UsageError(f"a context of {context} tokens", hint="llama-imatrix takes 512, and so does quantkit.")
         self.context, self._bos_id = context, bos_id
-        self._parts = self._encoded(texts, encode)
+        self._parts = self._encoded(texts, encode, pieces)
         self._left = np.empty(0, np.int64)
 
     def take(self, n_chunks: int | None) -> Ids:
@@ -58,10 +66,17 @@ class TokenSource:
         """Tokens read and not handed out: at the end of the text, those that do not fill a chunk."""
         return len(self._left)
 
-    def _encoded(self, texts: Iterable[Document], encode: Callable[[str], list[int]]) -> Iterator[Ids]:
-        before = [] if self._bos_id is None else [self._bos_id]
+    def _encoded(
+        self,
+        texts: Iterable[Document],
+        encode: Callable[[str], list[int]],
+        pieces: Callable[[str], Iterable[str]],
+    ) -> Iterator[Ids]:
         for document in texts:
-            yield np.asarray([*before, *encode(document.text)], np.int64)
+            before = [] if self._bos_id is None else [self._bos_id]
+            for piece in pieces(document.text):
+                yield np.asarray([*before, *encode(piece)], np.int64)
+                before = []
 
 
 def token_source(
@@ -69,15 +84,20 @@ def token_source(
 ) -> TokenSource:
     """Chunks by the checkpoint's own tokenizer; see `checkpoint_encoder`."""
     encoder = checkpoint_encoder(cp, parse_special=parse_special)
-    return TokenSource(texts, encoder.encode, encoder.bos_id, context)
+    return TokenSource(texts, encoder.encode, encoder.bos_id, context, encoder.pieces)
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Text -> ids without BOS, and the BOS that comes before a text, None where none does."""
+    """Text -> ids without BOS, and the BOS that comes before a text, None where none does.
+
+    Args:
+        pieces: cuts a long text so that the ids of its pieces are those of the text.
+    """
 
     encode: Callable[[str], list[int]]
     bos_id: int | None
+    pieces: Callable[[str], Iterable[str]] = lambda text: [text]
 
 
 def checkpoint_encoder(cp: Checkpoint, *, parse_special: bool = False) -> Encoder:
@@ -106,4 +126,22 @@ def checkpoint_encoder(cp: Checkpoint, *, parse_special: bool = False) -> Encode
     def encode(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
-    return Encoder(encode, known.bos_id if known.add_bos else None)
+    added = tokenizer.get_added_tokens_decoder().values()
+    plain = tokenizer.normalizer is None and not any("\n" in token.content or token.lstrip for token in added)
+    bos_id = known.bos_id if known.add_bos else None
+    if not plain or not is_llama4_pre_tokenizer(known):
+        return Encoder(encode, bos_id)
+    return Encoder(encode, bos_id, line_pieces)
+
+
+def line_pieces(text: str, n_chars: int = 1 << 16) -> Iterator[str]:
+    """Pieces of `n_chars` or a line more, each ending between a line end and a Latin letter.
+
+    Llama 4's regex never joins these: a word begins with a letter or a character that is no line end, and what comes
+    before ends with its last line end, whether anything follows or not.
+    """
+    start = 0
+    while found := _LINE_START.search(text, start + n_chars):
+        yield text[start : found.end()]
+        start = found.end()
+    yield text[start:]
