@@ -12,8 +12,9 @@ from tests.llama4 import checkpoints
 
 from quantkit.calibration import Document, Encoder, checkpoint_encoder, documents
 from quantkit.checkpoint import open_checkpoint
+from quantkit.drift.progress import Progress
 from quantkit.drift.sample import Sample, take_sample
-from quantkit.drift.walk import Progress, Walked, walk
+from quantkit.drift.walk import Walked, walk
 from quantkit.errors import PlanRefusedError
 from quantkit.kernels import QuantizedTensor
 from quantkit.llama4.forward import Blocks, Observer, Routing, Stream, estimate, open_weights

@@ -13,12 +13,13 @@ from quantkit.drift.figures import DeltaP, Figures, Flips, Kld, Perplexity
 from quantkit.drift.intervals import Mean, mean, share
 from quantkit.drift.models import Identity
 from quantkit.drift.output import OutputComparison, TokenScores
+from quantkit.drift.progress import Progress
 from quantkit.drift.result import SCHEMA, Candidate, Domain, Drift, Routing, TensorDrift, TextFacts, WeightError
 from quantkit.drift.routing import LayerRouting, RouterDrift
 from quantkit.drift.run import drift
 from quantkit.drift.sample import Sample
 from quantkit.drift.states import StateError
-from quantkit.drift.walk import Progress, Walked, walk
+from quantkit.drift.walk import Walked, walk
 from quantkit.drift.watch import ExpertDrift, LayerDrift
 
 __all__ = [

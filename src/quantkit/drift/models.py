@@ -44,12 +44,21 @@ class Identity:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """How a file stores a tensor."""
+
+    type: str
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Model:
-    """An open model; `weights` is to be closed."""
+    """An open model; `weights` is to be closed. `stored` is by GGUF name, and empty for a checkpoint."""
 
     identity: Identity
     weights: Weights
     vocabulary: Vocabulary
+    stored: dict[str, Stored]
 
     def encoder(self) -> Encoder:
         """Its own tokenizer."""
@@ -96,8 +105,9 @@ def open_model(path: str | os.PathLike[str]) -> Model:
         except BaseException:
             weights.close()
             raise
-        return Model(identity, weights, vocabulary)
-    return Model(identity, open_weights(path), vocabulary)
+        stored = {tensor.name: Stored(tensor.type, tensor.n_bytes) for tensor in file.tensors}
+        return Model(identity, weights, vocabulary, stored)
+    return Model(identity, open_weights(path), vocabulary, {})
 
 
 def refuse_quantized(reference: Model) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -14,12 +15,17 @@ from quantkit.calibration import documents
 from quantkit.drift.differences import differences
 from quantkit.drift.figures import figures, only
 from quantkit.drift.models import Model, open_model, refuse_quantized
-from quantkit.drift.result import SCHEMA, Candidate, Domain, Drift, Routing, TextFacts
+from quantkit.drift.progress import Progress
+from quantkit.drift.result import SCHEMA, Candidate, Domain, Drift, Routing, TensorDrift, TextFacts
 from quantkit.drift.sample import Sample, Score, take_sample
-from quantkit.drift.walk import Progress, Walked, walk
+from quantkit.drift.walk import Walked, walk
+from quantkit.drift.weights import compare_weights
 from quantkit.errors import UsageError
+from quantkit.gguf import Imatrix, read_imatrix
 
 AnyPath = str | os.PathLike[str]
+
+_INTERVAL_SECONDS = 0.1  # between reports
 
 
 def drift(
@@ -30,6 +36,9 @@ def drift(
     tokens: int | None = None,
     context: int = 512,
     score: Score = "all",
+    weights: bool = True,
+    weights_only: bool = False,
+    imatrix: AnyPath | None = None,
     local: bool = True,
     max_ram_bytes: int | None = None,
     folder: AnyPath | None = None,
@@ -49,6 +58,9 @@ def drift(
         tokens: to read, rounded down to whole chunks; None takes all.
         context: tokens of a chunk; chunks do not see each other.
         score: "all" tokens that have a next one, or the "second-half" of each chunk, as llama-perplexity does.
+        weights: also the errors of weights, by tensor and expert.
+        weights_only: these and nothing else, for which no text is needed.
+        imatrix: importance of columns, which weights their errors as well.
         local: also each layer's own error apart from what it inherits, on one chunk of sixteen: an eighth more time.
         max_ram_bytes: of the whole process, about; where hidden states do not fit in, they are kept in files.
         folder: where those files lie; None for the system's folder of temporary files.
@@ -60,29 +72,37 @@ def drift(
         PlanRefusedError: too little memory is allowed.
     """
     texts = [Path(one) for one in text or ()]
-    if not texts:
+    if weights_only and (texts or tokens is not None):
+        raise UsageError("weights alone are compared without text", hint="Leave away --text and --tokens.")
+    if not texts and not weights_only:
         raise UsageError(
             "no text to measure drift on",
             hint="Name one or more .txt or .jsonl files with --text, of what the model will read, and not what the "
-            "files were calibrated on: there they look better than they are.",
+            "files were calibrated on: there they look better than they are. --weights-only needs none.",
         )
     with ExitStack() as stack:
         models = [_open(path, stack) for path in (reference, *candidates)]
         _check(models)
-        sample = take_sample(
-            documents(texts), models[0].encoder(), context=context, tokens=tokens, score=score, paths=texts
-        )
-        found = walk(
-            models[0].weights,
-            [model.weights for model in models[1:]],
-            sample,
-            local=local,
-            max_ram_bytes=max_ram_bytes,
-            folder=None if folder is None else Path(folder),
-            threads=threads,
-            progress=progress,
-        )
-    return _result(models, sample, found, texts, score)
+        importance = None if imatrix is None else read_imatrix(Path(imatrix))
+        sample, found = None, None
+        if texts:
+            sample = take_sample(
+                documents(texts), models[0].encoder(), context=context, tokens=tokens, score=score, paths=texts
+            )
+            found = walk(
+                models[0].weights,
+                [model.weights for model in models[1:]],
+                sample,
+                local=local,
+                max_ram_bytes=max_ram_bytes,
+                folder=None if folder is None else Path(folder),
+                threads=threads,
+                progress=progress,
+            )
+        tensors: Sequence[tuple[TensorDrift, ...]] = [()] * (len(models) - 1)
+        if weights or weights_only:
+            tensors = _compare_weights(models, importance, threads, progress)
+    return _result(models, sample, found, tensors, texts, score)
 
 
 def _open(path: AnyPath, stack: ExitStack) -> Model:
@@ -100,9 +120,61 @@ def _check(models: Sequence[Model]) -> None:
         reference.refuse_other(candidate)
 
 
-def _result(models: Sequence[Model], sample: Sample, found: Sequence[Walked], texts: list[Path], score: str) -> Drift:
+def _compare_weights(
+    models: Sequence[Model], imatrix: Imatrix | None, threads: int, progress: Callable[[Progress], None] | None
+) -> Sequence[tuple[TensorDrift, ...]]:
+    start = told = time.monotonic()
+
+    def tell(name: str, done: int, total: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if progress is not None and (now - told > _INTERVAL_SECONDS or done == total):
+            told = now
+            progress(Progress(name, 0, 0, done, total, now - start))
+
+    own, *others = [model.weights for model in models]
+    return compare_weights(
+        own, others, [model.stored for model in models], imatrix=imatrix, threads=threads, progress=tell
+    )
+
+
+def _result(
+    models: Sequence[Model],
+    sample: Sample | None,
+    found: Sequence[Walked] | None,
+    tensors: Sequence[tuple[TensorDrift, ...]],
+    texts: list[Path],
+    score: str,
+) -> Drift:
+    versions = {"quantkit": __version__, "numpy": np.__version__}
+    reference, identities = models[0].identity, [model.identity for model in models[1:]]
+    if sample is None or found is None:
+        alone = zip(identities, tensors, strict=True)
+        candidates = tuple(Candidate.of(identity, None, tensors=errors) for identity, errors in alone)
+        return Drift(SCHEMA, reference, None, candidates, (), versions)
     groups = sample.clusters
-    facts = TextFacts(
+    candidates = tuple(
+        Candidate.of(
+            identity,
+            figures(walked.scores, groups),
+            routing=Routing.of(walked.routing) if walked.routing else None,
+            layers=walked.layers,
+            domains=_domains(walked, sample),
+            tensors=errors,
+            scores=walked.scores,
+        )
+        for identity, walked, errors in zip(identities, found, tensors, strict=True)
+    )
+    names = [Path(identity.file).name for identity in identities]
+    if len(set(names)) < len(names):
+        names = [identity.file for identity in identities]
+    pairs = differences([walked.scores for walked in found], names, groups)
+    return Drift(SCHEMA, reference, _facts(sample, texts, score), candidates, pairs, versions)
+
+
+def _facts(sample: Sample, texts: list[Path], score: str) -> TextFacts:
+    groups = sample.clusters
+    return TextFacts(
         files=tuple(map(str, texts)),
         sha256=sample.sha256,
         tokens=sample.chunks.size,
@@ -113,28 +185,6 @@ def _result(models: Sequence[Model], sample: Sample, found: Sequence[Walked], te
         intervals_over=groups.kind,
         clusters=groups.count,
         chunks_per_block=groups.chunks_per_block,
-    )
-    candidates = tuple(
-        Candidate.of(
-            model.identity,
-            figures(walked.scores, groups),
-            routing=Routing.of(walked.routing) if walked.routing else None,
-            layers=walked.layers,
-            domains=_domains(walked, sample),
-            scores=walked.scores,
-        )
-        for model, walked in zip(models[1:], found, strict=True)
-    )
-    names = [Path(candidate.file).name for candidate in candidates]
-    if len(set(names)) < len(names):
-        names = [candidate.file for candidate in candidates]
-    return Drift(
-        schema=SCHEMA,
-        reference=models[0].identity,
-        text=facts,
-        candidates=candidates,
-        differences=differences([walked.scores for walked in found], names, groups),
-        versions={"quantkit": __version__, "numpy": np.__version__},
     )
 
 

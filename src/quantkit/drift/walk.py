@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from quantkit.drift.output import OutputComparison, TokenScores
+from quantkit.drift.progress import Progress
 from quantkit.drift.routing import LayerRouting
 from quantkit.drift.sample import Sample
 from quantkit.drift.states import StateErrorSums
@@ -31,24 +32,6 @@ class Walked:
     scores: TokenScores
     routing: tuple[LayerRouting, ...]
     layers: tuple[LayerDrift, ...]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A report after each layer of each model.
-
-    Args:
-        model: which computed last; 0 is the reference.
-        layer: how many of its layers are done; all of them while logits are made.
-        done, total: tokens times layers, of all models, logits counting as one layer.
-        seconds: since the beginning.
-    """
-
-    model: int
-    layer: int
-    done: int
-    total: int
-    seconds: float
 
 
 def walk(
@@ -136,7 +119,9 @@ class _Teller:
         if self._progress is not None:
             models = self._total // (self._n_layers + 1) // self._n
             done = int((self._steps + models * (share or 0.0)) * self._n)
-            self._progress(Progress(model, layer, done, self._total, time.monotonic() - self._start))
+            what = f"layer {layer}" if share is None else "logits"
+            seconds = time.monotonic() - self._start
+            self._progress(Progress(what, model, layer, done, self._total, seconds))
 
 
 def _arrangement(sample: Sample, *, local: bool) -> Arrangement:
