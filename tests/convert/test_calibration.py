@@ -9,7 +9,7 @@ import pytest
 
 import quantkit
 from quantkit.calibration import Cost, Progress
-from quantkit.errors import PlanRefusedError, QuantkitError, UsageError
+from quantkit.errors import PlanRefusedError, QuantkitError, ResumeError, UsageError
 from quantkit.gguf import read_imatrix
 
 ROOT = Path(__file__).parents[2]
@@ -97,3 +97,42 @@ def test_statistics_are_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "a.imatrix.gguf").read_text() == "mine"
     quantkit.convert(TINY, tmp_path / "a.gguf", "q4_0", calibrate={"text": [TEXT], "tokens": 512}, force=True)
     assert read_imatrix(tmp_path / "a.imatrix.gguf").datasets == (str(TEXT),)
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_the_same_call_goes_on_from_either_half(force: bool, tmp_path: Path) -> None:
+    """Stopped in the calibration, and again in the conversion, before and after it has something to go on from."""
+    out = tmp_path / "out.gguf"
+    costs: list[Cost] = []
+
+    def convert(*, calibration_stops: bool = False, conversion_stops: bool = False, **changed: Any) -> None:
+        def in_calibration(progress: Progress) -> None:
+            if calibration_stops and progress.done_tokens > 600:
+                raise Stopped
+
+        def in_conversion(_: Any) -> None:
+            if conversion_stops:
+                raise Stopped
+
+        calibrate = {"text": [TEXT], "tokens": 512, "announce": costs.append, "progress": in_calibration, **changed}
+        quantkit.convert(TINY, out, "q4_0", calibrate=calibrate, progress=in_conversion, force=force)
+
+    with pytest.raises(Stopped):
+        convert(calibration_stops=True)
+    with pytest.raises(Stopped):
+        convert(conversion_stops=True)
+    assert [cost.finished_layers > 0 for cost in costs] == [False, True]
+    if not force:  # which may replace statistics that are complete
+        with pytest.raises(ResumeError, match="tokens was 512, is 1024"):
+            convert(tokens=1024)
+    with pytest.raises(Stopped):
+        convert(conversion_stops=True)
+    convert()
+    assert len(costs) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.gguf", "out.imatrix.gguf"]
+    quantkit.calibrate(TINY, tmp_path / "whole.imatrix.gguf", text=[TEXT], tokens=512)
+    assert (tmp_path / "out.imatrix.gguf").read_bytes() == (tmp_path / "whole.imatrix.gguf").read_bytes()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,9 +20,8 @@ Doubles = npt.NDArray[np.float64]
 class _Sums:
     """Of matrices that take the same inputs: counts, Σx, Σx², and of experts Σw and Σw², all in float64."""
 
-    def __init__(self, n_experts: int, cols: int, *, routed: bool) -> None:
-        self.moments = Moments(n_experts, cols)
-        self.router = np.zeros((2, n_experts)) if routed else None
+    def __init__(self, moments: Moments, router: Doubles | None) -> None:
+        self.moments, self.router = moments, router
 
     def add(self, seen: Inputs) -> None:
         self.moments.add(seen.x, seen.expert or 0)
@@ -49,7 +51,8 @@ class Collector(Observer):
         sums = self._sums.get(seen.tensors)
         if sums is None:
             routed = seen.expert is not None
-            sums = _Sums(self._n_experts if routed else 1, seen.x.shape[1], routed=routed)
+            n_experts = self._n_experts if routed else 1
+            sums = _Sums(Moments(n_experts, seen.x.shape[1]), np.zeros((2, n_experts)) if routed else None)
             self._sums[seen.tensors] = sums
         try:
             sums.add(seen)
@@ -57,6 +60,26 @@ class Collector(Observer):
             expert = "" if seen.expert is None else f", expert {seen.expert}"
             error.what = f"the input of {seen.tensors[0]}{expert}: {error.what}"
             raise
+
+    def layer_arrays(self, layer: int) -> dict[str, npt.NDArray[Any]]:
+        """The sums of one layer as arrays, without a copy, under names that `restore` knows."""
+        prefix, found = f"blk.{layer}.", {}
+        for names, sums in self._sums.items():
+            if names[0].startswith(prefix):
+                router = {} if sums.router is None else {"router": sums.router}
+                for name, array in (sums.moments.arrays() | router).items():
+                    found[" ".join((*names, name))] = array
+        return found
+
+    def restore(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take over what `layer_arrays` gave; layers in ascending order, so that the file written has its order."""
+        by_names: dict[tuple[str, ...], dict[str, npt.NDArray[Any]]] = {}
+        for key, array in arrays.items():
+            *names, name = key.split(" ")
+            by_names.setdefault(tuple(names), {})[name] = array
+        for tensors, mine in by_names.items():
+            router = mine.pop("router", None)
+            self._sums[tensors] = _Sums(Moments.from_arrays(mine), router)
 
     def imatrix(self, datasets: tuple[str, ...], n_chunks: int, context: int) -> Imatrix:
         """What has been seen until now. The arrays are the collector's own: they change when more is added."""

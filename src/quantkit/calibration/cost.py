@@ -7,16 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cost:
-    """Told before the first round.
+    """Told before the first round, or before what is left of the round in which an earlier run was stopped.
 
     Args:
-        tokens, context: of the first round.
+        tokens, context: of the round.
         max_tokens: of all rounds together.
         layers: of the model.
-        read_bytes: of the checkpoint's text model, for one round.
+        read_bytes: of the checkpoint's text model, for the round.
         states_bytes: of the hidden states.
         states_in_memory: else they lie in a file beside the output.
         peak_ram_bytes: about, of the whole process.
+        round, finished_layers: where an earlier run was stopped, and this one goes on.
+        finished_tokens: of the rounds before.
     """
 
     tokens: int
@@ -27,3 +29,6 @@ class Cost:
     states_bytes: int
     states_in_memory: bool
     peak_ram_bytes: int
+    round: int = 1
+    finished_layers: int = 0
+    finished_tokens: int = 0

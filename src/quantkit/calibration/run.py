@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Literal, get_args
 
 from quantkit.calibration.collector import statistics_bytes
 from quantkit.calibration.cost import Cost
-from quantkit.calibration.rounds import Calibration, Ending, Round, ShortExpert, has_stalled, short_experts
-from quantkit.calibration.self_check import check_layers
+from quantkit.calibration.fingerprint import run_fingerprint
+from quantkit.calibration.rounds import Calibration, Ending, Round, has_stalled, short_experts
+from quantkit.calibration.savepoint import Savepoint, refuse_existing
 from quantkit.calibration.text import DEFAULT_NAME, default_documents, documents
-from quantkit.calibration.tokens import Ids, TokenSource, token_source
+from quantkit.calibration.tokens import token_source
+from quantkit.calibration.walk import Supply, Walk
 from quantkit.calibration.watch import Progress, Watch
 from quantkit.checkpoint import open_checkpoint
 from quantkit.errors import PlanRefusedError, UsageError
-from quantkit.gguf import write_imatrix
+from quantkit.gguf import read_imatrix
 from quantkit.llama4 import Hyperparameters
-from quantkit.llama4.forward import Memory, Stream, open_weights
+from quantkit.llama4.forward import open_weights
 
 Format = Literal["gguf", "dat"]
 _VISION = re.compile(r"vision_model\.|multi_modal_projector\.")  # not read
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
 def calibrate(
@@ -40,6 +43,7 @@ def calibrate(
     max_ram_bytes: int | None = None,
     threads: int = 0,
     force: bool = False,
+    keep_journal: bool = False,
     announce: Callable[[Cost], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Calibration:
@@ -58,12 +62,17 @@ def calibrate(
         max_ram_bytes: of the whole process, about; where hidden states do not fit in, they are kept in a file.
         threads: 0 takes all processors. No bit of the file depends on it.
         force: replace `out`.
+        keep_journal: leave OUT.part.journal, by which the same call finds its work done, until `forget(out)`.
         announce: is told what it will cost, before it begins.
+
+    Stopped at any moment (KeyboardInterrupt and kill -9 included), the same call goes on after the last layer that was
+    finished, from files OUT.part.*, to identical bytes; `max_ram_bytes` and `threads` may differ.
 
     Raises:
         UsageError: arguments or text that do not fit together; less text than one chunk.
         CheckpointError, NonFiniteError, UnsupportedModelError: from the checkpoint.
         PlanRefusedError: `out` exists, or too little memory is allowed.
+        ResumeError: OUT.part.* belong to a run with other arguments, text or checkpoint.
         OutputError: writing failed. `out` appears only when it is whole.
         VerificationError: one layer of each kind is computed for a few tokens by a plain implementation as well, before
             the first round, and the two do not agree.
@@ -72,49 +81,50 @@ def calibrate(
     names = (DEFAULT_NAME,) if texts is None else tuple(map(str, texts))
     n_first, n_most = _n_chunks(context, tokens, min_tokens_per_expert, max_tokens)
     _check(path, texts, format, force=force)
+    options = {
+        "context": context,
+        "tokens": tokens,
+        "min tokens per expert": min_tokens_per_expert,
+        "max tokens": max_tokens,
+        "parse special": parse_special,
+        "format": format,
+    }
     with open_checkpoint(checkpoint) as cp:
         read = default_documents() if texts is None else documents(texts)
         source = token_source(cp, read, context=context, parse_special=parse_special)
-        read_bytes = sum(entry.n_bytes for name, entry in cp.tensors.items() if not _VISION.match(name))
-    chunks = _first(source, names, n_first)
-    n_most = len(chunks) if n_most is None else n_most
-    weights = open_weights(checkpoint)
-    try:
-        watch = Watch(weights.hp, progress)
-        rest_bytes = _beside_statistics(max_ram_bytes, weights.hp)
-        rounds: list[Round] = []
-        short: tuple[ShortExpert, ...] = ()
-        n_chunks = 0
-        ending: Ending | None = None
-        while ending is None:
-            before, start = short, time.monotonic()
-            watch.begin(len(rounds) + 1, chunks.size)
-            folder = path.absolute().parent
-            with Stream(
-                weights, chunks, observer=watch, max_ram_bytes=rest_bytes, folder=folder, threads=threads
-            ) as stream:
-                if announce is not None and not rounds:
-                    announce(_cost(stream.memory, weights.hp, chunks, n_most, rest_bytes, read_bytes))
-                if not rounds:
-                    check_layers(weights, chunks, threads)
-                stream.run()
-            watch.tell(weights.hp.n_layers)
-            n_chunks += len(chunks)
-            short = short_experts(watch.imatrix((), n_chunks, context), min_tokens_per_expert)
-            rounds.append(Round(chunks.size, time.monotonic() - start, len(short)))
+        read_bytes = [(_layer(name), entry.n_bytes) for name, entry in cp.tensors.items() if not _VISION.match(name)]
+        fingerprint = run_fingerprint(cp, texts, options)
+    with Savepoint(path, fingerprint, force=force) as saved, closing(open_weights(checkpoint)) as weights:
+        imatrix = None
+        if saved.point.ending is None:
+            supply = Supply(source, names, n_first, n_most)
+            for _ in saved.point.rounds:
+                supply.take()
+            watch, rest_bytes = Watch(weights.hp, progress), _beside_statistics(max_ram_bytes, weights.hp)
+            saved.restore(watch)
+            walk = Walk(weights, watch, saved, rest_bytes, path.absolute().parent, threads, read_bytes, announce)
+            chunks = supply.take()
+        while saved.point.ending is None:
+            point, seconds = saved.point, walk.run(chunks, supply)
+            short = short_experts(watch.imatrix((), 0, context), min_tokens_per_expert)
+            done = Round(chunks.size, seconds, len(short))
+            ending: Ending | None = None
             if not short:
                 ending = "floor"
-            elif len(rounds) > 1 and has_stalled(before, short):
+            elif point.rounds and has_stalled(point.short, short):
                 ending = "stalled"
-            elif n_chunks >= n_most:
+            elif supply.n_chunks >= supply.n_most:
                 ending = "max-tokens"
-            elif not len(chunks := source.take(min(n_first or n_most, n_most - n_chunks))):
+            elif not len(chunks := supply.take()):
                 ending = "text"
-        imatrix = watch.imatrix(names, n_chunks, context)
-        write_imatrix(path, imatrix, legacy=format == "dat")
-    finally:
-        weights.close()
-    return Calibration(path, imatrix, tuple(rounds), ending, short)
+            if ending is not None:
+                imatrix = watch.imatrix(names, supply.n_chunks, context)
+                saved.write(imatrix, legacy=format == "dat")
+            saved.note_round(done, short, ending)
+        saved.publish(keep_journal=keep_journal)
+    point = saved.point
+    assert point.ending is not None
+    return Calibration(path, imatrix or read_imatrix(path, inputs=True), point.rounds, point.ending, point.short)
 
 
 def _n_chunks(context: int, tokens: int | None, floor: int, max_tokens: int | None) -> tuple[int | None, int | None]:
@@ -144,20 +154,9 @@ def _check(path: Path, texts: list[Path] | None, format: str, *, force: bool) ->
             "text names no file",
             hint="Name one or more .txt or .jsonl files, or leave --text away for the text that comes with quantkit.",
         )
-    if os.path.lexists(path) and not force:
-        raise PlanRefusedError(f"{path} exists", hint="Pass --force to overwrite it, or choose another name.")
+    refuse_existing(path, force=force)
     if not path.absolute().parent.is_dir():
         raise UsageError(f"{path}: there is no such folder")
-
-
-def _first(source: TokenSource, names: tuple[str, ...], n_chunks: int | None) -> Ids:
-    chunks = source.take(n_chunks)
-    if not len(chunks):
-        raise UsageError(
-            f"{', '.join(names)}: {source.n_left} tokens do not fill one chunk of {source.context}",
-            hint="Give more text, or a shorter --context.",
-        )
-    return chunks
 
 
 def _beside_statistics(max_ram_bytes: int | None, hp: Hyperparameters) -> int | None:
@@ -170,17 +169,7 @@ def _beside_statistics(max_ram_bytes: int | None, hp: Hyperparameters) -> int | 
     return max_ram_bytes - n_bytes
 
 
-def _cost(
-    memory: Memory, hp: Hyperparameters, chunks: Ids, n_most: int, rest_bytes: int | None, read_bytes: int
-) -> Cost:
-    in_memory = memory.keeps_states(rest_bytes)
-    return Cost(
-        tokens=chunks.size,
-        context=chunks.shape[1],
-        max_tokens=max(n_most, len(chunks)) * chunks.shape[1],
-        layers=hp.n_layers,
-        read_bytes=read_bytes,
-        states_bytes=memory.states,
-        states_in_memory=in_memory,
-        peak_ram_bytes=memory.working + statistics_bytes(hp) + (memory.states if in_memory else 0),
-    )
+def _layer(name: str) -> int:
+    """The layer to which a tensor of a checkpoint belongs; 0 for those of none."""
+    found = _LAYER.search(name)
+    return int(found[1]) if found else 0

@@ -43,12 +43,12 @@ def default_documents() -> Iterator[Document]:
 
 
 def _whole(path: Path) -> Iterator[Document]:
-    text = _decoded(_read(path), str(path))
+    text = _decoded(read(path), str(path))
     yield Document(str(path), text.removesuffix("\n"))
 
 
 def _lines(path: Path) -> Iterator[Document]:
-    for number, line in enumerate(_read(path).split(b"\n"), start=1):
+    for number, line in enumerate(read(path).split(b"\n"), start=1):
         if not line.strip():
             continue
         origin = f"{path}, line {number}"
@@ -65,7 +65,8 @@ def _lines(path: Path) -> Iterator[Document]:
         yield Document(origin, text, domain)
 
 
-def _read(path: Path) -> bytes:
+def read(path: Path) -> bytes:
+    """All of a file. UsageError when that fails."""
     try:
         return path.read_bytes()
     except OSError as error:

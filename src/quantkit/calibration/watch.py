@@ -19,7 +19,7 @@ class Progress:
         round: counted from 1.
         layer: in work; the number of layers at the end.
         done_tokens, total_tokens: tokens times layers, of this round.
-        tokens_per_second: tokens of this round through the whole model, by its time so far; 0.0 before there is one.
+        tokens_per_second: tokens through the whole model, by this process's time in the round; 0.0 before there is one.
         remaining_seconds: of this round; None while it cannot be told.
     """
 
@@ -39,14 +39,15 @@ class Watch(Collector):
     def __init__(self, hp: Hyperparameters, report: Callable[[Progress], None] | None) -> None:
         super().__init__(hp)
         self._report, self._n_layers = report, hp.n_layers
-        self._round = self._total = self._halves = 0
+        self._round = self._total = self._taken_over = self._halves = 0
         self._start = self._told = time.monotonic()
 
-    def begin(self, number: int, n_tokens: int) -> None:
-        """A round over so many tokens begins."""
-        self._round, self._total, self._halves = number, n_tokens * self._n_layers, 0
+    def begin(self, number: int, n_tokens: int, layer: int = 0) -> None:
+        """A round over so many tokens begins, or goes on at `layer`."""
+        self._round, self._total = number, n_tokens * self._n_layers
+        self._taken_over, self._halves = n_tokens * layer, 0
         self._start = self._told = time.monotonic()
-        self.tell(0)
+        self.tell(layer)
 
     def inputs(self, seen: Inputs) -> None:
         super().inputs(seen)
@@ -63,7 +64,7 @@ class Watch(Collector):
         if self._report is None:
             return
         seconds = time.monotonic() - self._start
-        done = self._halves // 2
-        rate = done / max(seconds, 1e-9)
+        done = self._taken_over + self._halves // 2
+        rate = (done - self._taken_over) / max(seconds, 1e-9)
         left = (self._total - done) / rate if rate else None
         self._report(Progress(self._round, layer, done, self._total, rate / self._n_layers, left))

@@ -112,6 +112,14 @@ class Checkpoint:
                 self._digest_edges(digest, entry, buffer)
         return digest.hexdigest()
 
+    def identity(self) -> dict[str, str]:
+        """What must not change between a run and its resumption: size and time of each shard, and the fingerprint."""
+        stamps = {}
+        for file in self.files:
+            status = file.stat()
+            stamps[f"shard {file.name}"] = f"{status.st_size} bytes, modified {status.st_mtime_ns} ns"
+        return stamps | {"source fingerprint": self.fingerprint}
+
     def _digest_edges(self, digest: hashlib._Hash, entry: TensorEntry, buffer: memoryview) -> None:
         n_bytes = min(_EDGE_BYTES, entry.n_bytes)
         for offset_bytes in (0, entry.n_bytes - n_bytes):

@@ -109,6 +109,9 @@ def command(checkpoint: str, out: str, as_json: bool, **options: Any) -> None:
 
     The model is read from disk a layer and an expert at a time, so it may be far larger than memory. Every expert gets
     statistics of the tokens that the router sends to it, and of no others. At the end stands how many that were.
+
+    When it is interrupted or killed, the same command goes on after the last layer that was finished, from files
+    OUTPUT.part.*, to the same bytes. --threads and --max-ram may differ then.
     """
     from quantkit.calibration import calibrate
     from quantkit.cli import output
@@ -148,12 +151,18 @@ def announce(cost: Cost) -> None:
 
     place = "in memory" if cost.states_in_memory else "in a file"
     text = (
-        f"{cost.tokens:,} tokens through {cost.layers} layers: reads {bytes_text(cost.read_bytes)}, hidden states "
-        f"{bytes_text(cost.states_bytes)} {place}, about {bytes_text(cost.peak_ram_bytes)} of memory"
+        f"{cost.tokens:,} tokens through {cost.layers - cost.finished_layers} layers: reads "
+        f"{bytes_text(cost.read_bytes)}, hidden states {bytes_text(cost.states_bytes)} {place}, about "
+        f"{bytes_text(cost.peak_ram_bytes)} of memory"
     )
-    if cost.max_tokens > cost.tokens:
-        rounds = -(-cost.max_tokens // cost.tokens)
-        text += f"; {rounds} times that at most, {cost.max_tokens:,} tokens, if experts stay short of tokens"
+    ahead = cost.max_tokens - cost.finished_tokens
+    if cost.round > 1 or cost.finished_layers:
+        done = f"{cost.finished_layers} of {cost.layers} layers finished"
+        text = f"goes on where it was stopped, in round {cost.round} with {done}: {text}"
+        if ahead > cost.tokens:
+            text += f"; then {-(-ahead // cost.tokens) - 1} more rounds at most, if experts stay short of tokens"
+    elif ahead > cost.tokens:
+        text += f"; {-(-ahead // cost.tokens)} times that at most, {ahead:,} tokens, if experts stay short of tokens"
     output.note(text)
 
 

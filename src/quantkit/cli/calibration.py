@@ -41,7 +41,7 @@ _OPTIONS: tuple[Callable[[Callback], Callback], ...] = (
         cls=Option,
         group=GROUP,
         help="Collect an importance matrix from text first, as `quantkit calibrate` does, in OUT.imatrix.gguf (with "
-        "`imatrix` in place of {type}), and use it. It is kept; give it with --imatrix to go on after an interruption.",
+        "`imatrix` in place of {type}), and use it. It is kept, for other types with --imatrix.",
     ),
     *text_options(GROUP),
 )

@@ -49,7 +49,7 @@ def describe(exception: BaseException, arguments: Sequence[str] = (), program: s
         return Failure(kind, exception.format_message(), "", UsageError.exit_code)
     if isinstance(exception, (KeyboardInterrupt, click.Abort)):
         hint = ""
-        if "convert" in arguments[:1]:
+        if arguments[:1] and arguments[0] in ("calibrate", "convert"):
             hint = f"The same command goes on from where it stopped:\n{program} {shlex.join(arguments)}"
         return Failure("Interrupted", "interrupted", hint, INTERRUPTED)
     if isinstance(exception, MemoryError):

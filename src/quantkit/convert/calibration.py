@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypedDict
 
-from quantkit.calibration import Cost, Progress, calibrate
+from quantkit.calibration import Cost, Progress, calibrate, is_published
 from quantkit.convert.request import PathLike
 from quantkit.errors import PlanRefusedError, UsageError
 
@@ -46,7 +46,7 @@ def refuse_impossible(path: Path, *, imatrix: PathLike | None, mmproj_only: bool
         raise UsageError("--calibrate is of no use to an mmproj", hint="Leave away --mmproj-only or --calibrate.")
     if imatrix is not None:
         raise UsageError("--imatrix and --calibrate are both given", hint="Statistics come from a file or from text.")
-    if os.path.lexists(path) and not force:
+    if os.path.lexists(path) and not force and not is_published(path):
         raise PlanRefusedError(
             f"{path} exists",
             hint=f"Give --imatrix {path} instead of --calibrate to use it, or --force to collect it again.",
@@ -54,10 +54,14 @@ def refuse_impossible(path: Path, *, imatrix: PathLike | None, mmproj_only: bool
 
 
 def collect(checkpoint: PathLike, path: Path, options: Calibrating, *, threads: int, force: bool) -> None:
-    """Write the statistics to `path`. Raises as `calibrate`; UsageError for an option that it does not have."""
+    """Write the statistics to `path`, or find that the same call did so before, until `forget(path)`.
+
+    Raises:
+        As `calibrate`; UsageError for an option that it does not have.
+    """
     unknown = set(options) - set(Calibrating.__annotations__)
     if unknown:
         raise UsageError(
             f"calibrate has no {', '.join(sorted(unknown))}", hint=f"It has {', '.join(Calibrating.__annotations__)}."
         )
-    calibrate(checkpoint, path, threads=threads, force=force, **options)
+    calibrate(checkpoint, path, threads=threads, force=force, keep_journal=True, **options)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import quantkit
@@ -36,8 +35,7 @@ def plan_fingerprint(
     weightings = sorted({name for work in works for name in work.weighting.values()})
     return {
         "quantkit version": quantkit.__version__,
-        **{f"shard {file.name}": _stamp(file) for file in source.files},
-        "source fingerprint": source.fingerprint,
+        **source.identity(),
         "types": [output.name for output in wanted if output.kind == "model"],
         "mmproj type": next((output.name for output in wanted if output.kind == "mmproj"), None),
         "outputs": [str(output.path.name) for output in wanted],
@@ -49,8 +47,3 @@ def plan_fingerprint(
         "types by tensor": types,
         "layout": layout.hexdigest(),
     }
-
-
-def _stamp(file: Path) -> str:
-    status = file.stat()
-    return f"{status.st_size} bytes, modified {status.st_mtime_ns} ns"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from quantkit.calibration import forget, is_published
 from quantkit.convert.calibration import Calibrating, collect, refuse_impossible, statistics_path
 from quantkit.convert.interrupts import Interrupts
 from quantkit.convert.journal import Journal, line_room, standing
@@ -58,8 +59,8 @@ def convert(
 
     Args:
         calibrate: collect the imatrix first, in OUT.imatrix.gguf (with `{type}`, "imatrix" takes its place), which is
-            kept: give it as `imatrix` to go on after an interruption. True reads the text that comes with quantkit; a
-            dict has arguments of `quantkit.calibrate`, such as {"text": ["prose.txt"], "tokens": 131072}.
+            kept for other types. True reads the text that comes with quantkit; a dict has arguments of
+            `quantkit.calibrate`, such as {"text": ["prose.txt"], "tokens": 131072}.
         progress: called from this thread, about ten times a second.
 
     Raises:
@@ -95,7 +96,8 @@ def convert(
     if calibrate is not False:
         statistics = statistics_path(checkpoint, out)
         refuse_impossible(statistics, imatrix=imatrix, mmproj_only=mmproj_only, force=force)
-        planning().work.checkpoint.close()  # refuses what cannot be converted before an hour goes into statistics
+        # refuses what cannot be converted before an hour goes into statistics, which an interrupted run may have left
+        planning(imatrix=statistics if is_published(statistics) else None).work.checkpoint.close()
         collect(checkpoint, statistics, {} if calibrate is True else calibrate, threads=threads, force=force)
     planned = planning(imatrix=imatrix if statistics is None else statistics)
     work: Work = planned.work
@@ -108,6 +110,8 @@ def convert(
         finally:
             journal.close()
             work.checkpoint.close()
+    if statistics is not None:
+        forget(statistics)
     return ConvertResult(
         outputs=tuple(
             OutputResult(

@@ -20,6 +20,18 @@ def _libraries() -> Any:
     return ThreadpoolController()
 
 
+def blas_identity() -> str:
+    """Which BLAS computes, and for which processor: with another, products round otherwise."""
+    import numpy as np
+
+    found = (
+        f"{one['internal_api']} {one['version']} {one.get('architecture', '')}"
+        for one in _libraries().info()
+        if one["user_api"] == "blas"
+    )
+    return f"numpy {np.__version__}, {', '.join(found) or 'BLAS of the system'}"
+
+
 @contextmanager
 def blas_threads(count: int) -> Iterator[None]:
     """Set the number of threads of BLAS for the length of a `with` block; 0 leaves it as it is.

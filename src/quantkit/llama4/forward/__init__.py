@@ -3,6 +3,7 @@
 from quantkit.llama4.forward.blocks import Blocks
 from quantkit.llama4.forward.memory import Memory, estimate
 from quantkit.llama4.forward.observer import Inputs, Observer, Outputs, Routing
+from quantkit.llama4.forward.states import States
 from quantkit.llama4.forward.stream import Stream
 from quantkit.llama4.forward.team import Team
 from quantkit.llama4.forward.weights import Matrix, Weights, open_weights
@@ -15,6 +16,7 @@ __all__ = [
     "Observer",
     "Outputs",
     "Routing",
+    "States",
     "Stream",
     "Team",
     "Weights",

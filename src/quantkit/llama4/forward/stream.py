@@ -3,7 +3,7 @@ memory, and the next one on its way."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +42,8 @@ class Stream:
         folder: where that file lies; None for the system's folder of temporary files.
         blocks: how much is computed at a time.
         threads: that compute; 0 takes all processors. Results do not depend on it. BLAS has one thread meanwhile.
+        first_layer: where to begin, with hidden states from `saved`, which reads rows of them, float32 (n, hidden), as
+            `states.read` gave them when `layer` was `first_layer`. The results are those of one walk.
 
     Attributes:
         layer: the next one to compute.
@@ -64,7 +66,13 @@ class Stream:
         folder: Path | None = None,
         blocks: Blocks | None = None,
         threads: int = 0,
+        first_layer: int = 0,
+        saved: Callable[[slice], Floats] | None = None,
     ) -> None:
+        if not 0 <= first_layer <= weights.hp.n_layers or (saved is None) != (first_layer == 0):
+            raise UsageError(
+                f"a stream cannot begin at layer {first_layer} {'without' if saved is None else 'with'} states"
+            )
         self.tokens = _token_ids(tokens, weights.hp.vocab_size)
         self._observer = observer or Observer()
         blocks, team = blocks or Blocks(), Team(threads)
@@ -88,9 +96,13 @@ class Stream:
             scratch=Scratch(),
             team=team,
         )
-        self.layer = 0
+        self.layer = first_layer
         self.states = new_states()
-        self._embed()
+        if saved is None:
+            self._embed()
+        else:
+            for part in spans(0, self.tokens.size, blocks.tokens):
+                self.states.write(part, saved(part))
 
     def __enter__(self) -> Stream:
         return self

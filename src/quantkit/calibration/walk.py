@@ -1,0 +1,119 @@
+"""One round after the other through the model, from where an earlier run was stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantkit.calibration.collector import statistics_bytes
+from quantkit.calibration.cost import Cost
+from quantkit.calibration.savepoint import Point, Savepoint
+from quantkit.calibration.self_check import check_layers
+from quantkit.calibration.tokens import Ids, TokenSource
+from quantkit.calibration.watch import Watch
+from quantkit.errors import UsageError
+from quantkit.llama4.forward import Memory, Stream, Weights
+
+
+class Supply:
+    """The chunks of one round after the other.
+
+    Attributes:
+        n_chunks: handed out until now.
+        n_most: of all rounds.
+    """
+
+    def __init__(self, source: TokenSource, names: tuple[str, ...], n_first: int | None, n_most: int | None) -> None:
+        self._source, self._names, self._n_first = source, names, n_first
+        self.n_chunks, self.n_most = 0, n_most or 0
+
+    def take(self) -> Ids:
+        """Those of the next round, int64 (n, context); none at the end of the text. UsageError if even the first has
+        none."""
+        if not self.n_chunks:
+            chunks = _first(self._source, self._names, self._n_first)
+            self.n_most = self.n_most or len(chunks)
+        else:
+            chunks = self._source.take(min(self._n_first or self.n_most, self.n_most - self.n_chunks))
+        self.n_chunks += len(chunks)
+        return chunks
+
+
+@dataclass
+class Walk:
+    """Takes rounds through the model from where they stand, each layer noted when it is finished.
+
+    Args:
+        max_ram_bytes: for all but the statistics.
+        read_bytes: (layer, bytes) of each tensor.
+        announce: is told once what is ahead.
+    """
+
+    weights: Weights
+    watch: Watch
+    saved: Savepoint
+    max_ram_bytes: int | None
+    folder: Path
+    threads: int
+    read_bytes: list[tuple[int, int]]
+    announce: Callable[[Cost], None] | None
+
+    def run(self, chunks: Ids, supply: Supply) -> float:
+        """One round; the seconds that it took, those of earlier runs included."""
+        saved, point, hp = self.saved, self.saved.point, self.weights.hp
+        start = time.monotonic() - point.seconds
+        self.watch.begin(len(point.rounds) + 1, chunks.size, point.layer)
+        if point.layer < hp.n_layers:
+            with Stream(
+                self.weights,
+                chunks,
+                observer=self.watch,
+                max_ram_bytes=self.max_ram_bytes,
+                folder=self.folder,
+                threads=self.threads,
+                first_layer=point.layer,
+                saved=saved.states(hp.hidden_size) if point.layer else None,
+            ) as stream:
+                self._announce(stream.memory, chunks, supply)
+                if point == Point():
+                    check_layers(self.weights, chunks, self.threads)
+                while stream.layer < hp.n_layers:
+                    stream.advance()
+                    states = stream.states if stream.layer < hp.n_layers else None
+                    saved.note_layer(self.watch, states, time.monotonic() - start)
+        self.watch.tell(hp.n_layers)
+        return time.monotonic() - start
+
+    def _announce(self, memory: Memory, chunks: Ids, supply: Supply) -> None:
+        tell, self.announce = self.announce, None
+        if tell is None:
+            return
+        hp, point = self.weights.hp, self.saved.point
+        in_memory = memory.keeps_states(self.max_ram_bytes)
+        tell(
+            Cost(
+                tokens=chunks.size,
+                context=chunks.shape[1],
+                max_tokens=max(supply.n_most, supply.n_chunks) * chunks.shape[1],
+                layers=hp.n_layers,
+                read_bytes=sum(n_bytes for layer, n_bytes in self.read_bytes if layer >= point.layer),
+                states_bytes=memory.states,
+                states_in_memory=in_memory,
+                peak_ram_bytes=memory.working + statistics_bytes(hp) + (memory.states if in_memory else 0),
+                round=len(point.rounds) + 1,
+                finished_layers=point.layer,
+                finished_tokens=sum(one.tokens for one in point.rounds),
+            )
+        )
+
+
+def _first(source: TokenSource, names: tuple[str, ...], n_chunks: int | None) -> Ids:
+    chunks = source.take(n_chunks)
+    if not len(chunks):
+        raise UsageError(
+            f"{', '.join(names)}: {source.n_left} tokens do not fill one chunk of {source.context}",
+            hint="Give more text, or a shorter --context.",
+        )
+    return chunks
