@@ -29,8 +29,8 @@ SCALES: dict[str, list[tuple[int, str, float]]] = {
     "iq4_xs": [(0, "<f2", 0.5)],
     "mxfp4": [(0, "u1", 120)],
 }
-# Of super-blocks: where codes lie, the weight of the largest less that of code 0 in scales, columns of a scale, and bits
-# by which a panel cuts sums of products so that they fit in 16.
+# Of super-blocks: where codes lie, the weight of the largest less that of code 0 in scales, columns of a scale, and by
+# how many bits a panel cuts sums of products so that they fit in 16.
 SUPER: dict[str, tuple[slice, int, int, int]] = {
     "q2_k": (slice(16, 80), 3, 16, 0),
     "q3_k": (slice(0, 96), 7, 16, 0),
