@@ -6,7 +6,7 @@
 namespace quantkit {
 namespace QK_TIER {
 
-constexpr int PANEL_ROWS = 32, PANEL_COLS = 6, VECTORS = 2, VECTOR_COLS = 3;
+constexpr int PANEL_ROWS = 48, PANEL_COLS = 4, VECTORS = 3, VECTOR_COLS = 3;
 
 #define QK_PAIRS
 
