@@ -63,6 +63,17 @@ def test_tokens_are_whole_chunks_and_other_documents_are_not_read() -> None:
     assert sample(texts, tokens=23, bos=None).chunks[0, 0] == ord("a")
 
 
+def test_a_document_may_be_encoded_in_pieces() -> None:
+    texts = [Document("", "abcdefgh" * 5), Document("", "ijkl" * 9, "x")]
+    whole, pieces = Encoder(letters, 1), Encoder(letters, 1, lambda text: [text[:7], text[7:9], text[9:]])
+    one, other = (
+        take_sample(texts, encoder, context=8, tokens=None, score="all", paths=[]) for encoder in (whole, pieces)
+    )
+    np.testing.assert_array_equal(one.chunks, other.chunks)
+    np.testing.assert_array_equal(one.documents, other.documents)
+    assert one.domains == other.domains == (None, "x")
+
+
 def test_chunks_are_those_of_calibration() -> None:
     with open_checkpoint(TINY) as cp:
         own = token_source(cp, documents(PROSE), context=64).take(None)

@@ -26,6 +26,7 @@ COMMANDS = {
     "plan": "Show what a conversion would write and need, and what the result needs to run.",
     "inspect": "Show header, keys, tensors and types of a GGUF file.",
     "calibrate": "Collect an importance matrix, each expert's from its own tokens, with the model read from disk.",
+    "drift": "Measure what quantization did to a model, with intervals, and fail where that is too much.",
     "imatrix": "Show, merge and export importance matrices, and which experts they have seen.",
     "formats": "List the formats and recipes, their bits per weight, and when to use them.",
     "doctor": "Report version, compiler, instruction sets, threads and BLAS.",
@@ -111,8 +112,9 @@ def app(ctx: click.Context) -> None:
 
     Every command takes --help and --json. QUANTKIT_DEBUG=1 shows tracebacks.
 
-    Exit codes: 0 success, 2 usage, 3 source unreadable or malformed, 4 unsupported model, 5 plan refused
-    (strict, disk, memory, existing output), 6 writing failed, 7 verification failed, 130 interrupted.
+    Exit codes: 0 success, 1 a gate of `drift` failed, 2 usage, 3 source unreadable or malformed, 4 unsupported
+    model, 5 plan refused (strict, disk, memory, existing output), 6 writing failed, 7 verification failed,
+    130 interrupted.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -112,7 +113,7 @@ def line(text: str) -> None:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[Progress | LayerProgress], None]]:
+def progress() -> Iterator[Callable[[Progress | LayerProgress | Step], None]]:
     """Give a function that shows the walk's reports on stderr: a bar on a terminal, a line every 5 s elsewhere."""
     if not sys.stderr.isatty():
         yield PlainProgress()
@@ -136,7 +137,7 @@ class BarProgress:
         self._bar = bar
         self._task = bar.add_task("", total=None, tensor="reading headers", amount="", rate="", remaining="")
 
-    def __call__(self, report: Progress | LayerProgress) -> None:
+    def __call__(self, report: Progress | LayerProgress | Step) -> None:
         amount, rate, remaining = progress_texts(report)
         completed, total, name = _extent(report)
         self._bar.update(
@@ -158,7 +159,7 @@ class PlainProgress:
         self._clock = clock
         self._due = clock()
 
-    def __call__(self, report: Progress | LayerProgress) -> None:
+    def __call__(self, report: Progress | LayerProgress | Step) -> None:
         now = self._clock()
         completed, total, name = _extent(report)
         done = completed >= total
@@ -171,8 +172,28 @@ class PlainProgress:
         click.echo("  ".join(filter(None, [f"{percent:5.1f} %", *progress_texts(report), name])), err=True)
 
 
-def _extent(report: Progress | LayerProgress) -> tuple[int, int, str]:
+@dataclass(frozen=True)
+class Step:
+    """A report of whatever is not a walk over bytes or a calibration.
+
+    Args:
+        name: in work.
+        amount, rate: as text; "" for none.
+        done, total: in any unit.
+    """
+
+    name: str
+    amount: str
+    rate: str
+    done: int
+    total: int
+    remaining_seconds: float | None
+
+
+def _extent(report: Progress | LayerProgress | Step) -> tuple[int, int, str]:
     """What is done, of how much, and what is in work."""
+    if isinstance(report, Step):
+        return report.done, report.total, report.name
     from quantkit.convert import Progress as WalkProgress
 
     if isinstance(report, WalkProgress):
@@ -180,8 +201,11 @@ def _extent(report: Progress | LayerProgress) -> tuple[int, int, str]:
     return report.done_tokens, report.total_tokens, ""
 
 
-def progress_texts(report: Progress | LayerProgress) -> tuple[str, str, str]:
+def progress_texts(report: Progress | LayerProgress | Step) -> tuple[str, str, str]:
     """Amount, rate and remaining time as text; "" where unknown."""
+    if isinstance(report, Step):
+        seconds = report.remaining_seconds
+        return report.amount, report.rate, "" if seconds is None else f"{seconds_text(seconds)} left"
     from quantkit.convert import Progress as WalkProgress
 
     if isinstance(report, WalkProgress):

@@ -88,14 +88,15 @@ def take_sample(
     def noted() -> Iterator[Document]:
         for document in texts:
             domains.append(document.domain)
+            lengths.append(encoder.bos_id is not None)
             yield document
 
     def encode(text: str) -> list[int]:
         ids = encoder.encode(text)
-        lengths.append(len(ids) + (encoder.bos_id is not None))
+        lengths[-1] += len(ids)  # of the document in work, of which this may be a piece
         return ids
 
-    source = TokenSource(noted(), encode, encoder.bos_id, context)
+    source = TokenSource(noted(), encode, encoder.bos_id, context, encoder.pieces)
     chunks = source.take(None if tokens is None else tokens // context)
     if not len(chunks):
         raise UsageError(

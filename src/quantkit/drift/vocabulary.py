@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.calibration import Encoder
+from quantkit.calibration.tokens import line_pieces
 from quantkit.checkpoint import Checkpoint
 from quantkit.checkpoint.tokenizer import LLAMA4_REGEX
 from quantkit.errors import CheckpointError, UnsupportedModelError, UsageError
@@ -119,4 +120,6 @@ def gguf_encoder(vocabulary: Vocabulary) -> Encoder:
     def encode(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
-    return Encoder(encode, vocabulary.bos_id)
+    if any("\n" in token for token in added):
+        return Encoder(encode, vocabulary.bos_id)
+    return Encoder(encode, vocabulary.bos_id, line_pieces)

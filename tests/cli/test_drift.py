@@ -1,0 +1,101 @@
+"""`quantkit drift` from the shell: tables, report.json, the gate's exit code and JUnit XML."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from tests.drift.files import ROOT, TINY, converted
+
+TEXT = ("--text", ROOT / "LICENSE", "--context", 64, "--tokens", 2048)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return converted(tmp_path_factory.mktemp("drift"), ["bf16", "q8_0", "q2_k"])
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "quantkit", "drift", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_summary_and_report(files: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    done = run(TINY, files["q8_0"], files["q2_k"], *TEXT, "--json", path)
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "2,048 in chunks of 64",
+        "32 blocks of a chunk each, since of documents there are only 1",
+        "Next-token probabilities",
+        "q2_k.gguf has drifted further than q8_0.gguf",
+        "Layers with the largest error of their own",
+        "Tensors with the largest error",
+    ):
+        assert words in done.stdout
+    assert "100.0 %" in done.stderr
+    content = json.loads(path.read_text())
+    assert content["schema"] == 1
+    assert content["gate"] == []
+    assert [Path(one["file"]).name for one in content["candidates"]] == ["q8_0.gguf", "q2_k.gguf"]
+    means = [one["kld"]["mean"] for one in content["candidates"]]
+    assert f"{means[0]:.4g}" in done.stdout
+    assert f"{means[1]:.4g}" in done.stdout
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_json_is_all_that_is_on_stdout(files: dict[str, Path]) -> None:
+    done = run(files["bf16"], files["bf16"], *TEXT, "--json", "-", "--no-weights", "--no-local")
+    assert done.returncode == 0, done.stderr
+    (own,) = json.loads(done.stdout)["candidates"]
+    assert (own["kld"]["mean"], own["top1_agreement"], own["tensors"]) == (0, 1, [])
+    assert own["layers"][0]["local"] is None
+    assert own["layers"][0]["error"]["sqnr_db"] is None
+
+
+def test_gate(files: dict[str, Path], tmp_path: Path) -> None:
+    """Exit 1 with value and limit for each failed condition, and the report is there all the same."""
+    report, xml = tmp_path / "report.json", tmp_path / "drift.xml"
+    options = (*TEXT, "--fail-if", "kld.mean>0.02", "--fail-if", "routing.agreement<0.1", "--junit", xml)
+    done = run(TINY, files["q8_0"], files["q2_k"], *options, "--json", report)
+    assert done.returncode == 1, done.stderr
+    gate = json.loads(report.read_text())["gate"]
+    assert [one["failed"] for one in gate] == [False, False, True, False]
+    (failed,) = (one for one in gate if one["failed"])
+    assert f"warning: {failed['message']}" in done.stderr
+    assert "q2_k.gguf fails kld.mean > 0.02: it is 0.0" in done.stderr
+    assert "q8_0.gguf passes kld.mean > 0.02" in done.stderr
+    assert ElementTree.parse(xml).getroot().get("failures") == "1"
+    assert run(TINY, files["q8_0"], *options).returncode == 0
+    as_json = run(TINY, files["q2_k"], *options, "--json", "-")
+    assert as_json.returncode == 1
+    assert json.loads(as_json.stdout)["gate"][0]["failed"] is True
+
+
+def test_weights_alone(files: dict[str, Path]) -> None:
+    done = run(TINY, files["q2_k"], "--weights-only", "--fail-if", "weights.cosine.min<0.5")
+    assert done.returncode == 0, done.stderr
+    assert "Tensors with the largest error" in done.stdout
+    assert "q2_k" in done.stdout
+    assert "Next-token" not in done.stdout
+
+
+def test_usage(files: dict[str, Path], tmp_path: Path) -> None:
+    for arguments, word in (
+        ((TINY, files["q2_k"]), "--text"),
+        ((TINY,), "QUANTIZED"),
+        ((TINY, files["q2_k"], *TEXT, "--fail-if", "kld.avg>1"), "Known: kld.mean,"),
+        ((TINY, files["q2_k"], "--weights-only", "--fail-if", "kld.mean>1"), "not measured without text"),
+        ((TINY, files["q2_k"], *TEXT, "--junit", tmp_path / "a.xml"), "--fail-if"),
+        ((TINY, files["q2_k"], "--weights-only", "--no-weights"), "nothing to measure"),
+        ((TINY, files["q2_k"], *TEXT, "--score", "best"), "second-half"),
+        ((files["q8_0"], files["q2_k"], *TEXT), "it is no reference"),
+    ):
+        done = run(*arguments)
+        assert done.returncode == 2, done.stderr
+        assert word in done.stderr
+    assert not list(tmp_path.iterdir())
