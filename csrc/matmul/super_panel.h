@@ -10,25 +10,10 @@ namespace QK_TIER {
 
 struct SuperStretch {
     alignas(64) uint8_t codes[STRETCH_BLOCKS * 32 * PANEL_ROWS];  // [block][step][row][4]
-    alignas(64) int32_t scales[STRETCH * 8 * PANEL_ROWS];         // [chunk][pair of (sub-)blocks][row]
-    alignas(64) int32_t mins[STRETCH * 8 * PANEL_ROWS];
-    alignas(64) float d[STRETCH * PANEL_ROWS];  // [chunk][row]; times what sums were shifted
+    alignas(64) int32_t pairs[STRETCH * 16 * PANEL_ROWS];         // [chunk][pair of scales, then of minima][row]
+    alignas(64) float d[STRETCH * PANEL_ROWS];                    // [chunk][row]; times what sums were shifted
     alignas(64) float dmin[STRETCH * PANEL_ROWS];
 };
-
-// Eight rows' int8 to words of two.
-template <int SUBS>
-inline void unpack_wholes(const uint64_t (&from)[8][2], int32_t* to) {
-    alignas(32) int16_t rows[8][16] = {};
-    for (int i = 0; i < 8; i++) {
-        int8_t bytes[16];
-        std::memcpy(bytes, from[i], 16);
-        for (int s = 0; s < 8 * SUBS; s++) rows[i][s] = bytes[s];
-    }
-    Bytes words[8];
-    for (int i = 0; i < 8; i++) words[i] = load_bytes(reinterpret_cast<const uint8_t*>(rows[i]));
-    store_transposed(words, reinterpret_cast<uint8_t*>(to), 4 * PANEL_ROWS);
-}
 
 // Block J of all rows, from the bytes of its codes: [run][step][row][4].
 template <class R, int J>
@@ -55,23 +40,24 @@ inline void unpack(const Weights& w, int64_t row, int64_t n_rows, int64_t first,
         alignas(64) uint8_t runs[R::RUNS * 32 * PANEL_ROWS];
         for (int r = 0; r < PANEL_ROWS; r += 8) {
             const uint8_t* from[8];
-            uint64_t scales[8][2], mins[8][2];
+            Bytes scales[8], mins[8];
             for (int i = 0; i < 8; i++) {
                 from[i] =
                     w.codes + (row + (r + i < n_rows ? r + i : n_rows - 1)) * w.row_bytes + b / 8 * R::CHUNK_BYTES;
                 const Wholes found = R::wholes(from[i]);
                 tile.d[chunk * PANEL_ROWS + r + i] = found.d * (1 << shift_of<R>());
                 tile.dmin[chunk * PANEL_ROWS + r + i] = found.dmin;
-                std::memcpy(scales[i], found.scale, 16);
-                std::memcpy(mins[i], found.min, 16);
+                scales[i] = widened(found.scale[0], R::SUBS == 1 ? found.min[0] : found.scale[1]);
+                if (R::SUBS == 2 && R::MINS) mins[i] = widened(found.min[0], found.min[1]);
             }
+            uint8_t* pairs = reinterpret_cast<uint8_t*>(tile.pairs + chunk * 16 * PANEL_ROWS + r);
+            store_transposed(scales, pairs, 4 * PANEL_ROWS);
+            if (R::SUBS == 2 && R::MINS) store_transposed(mins, pairs + 8 * 4 * PANEL_ROWS, 4 * PANEL_ROWS);
             for (int run = 0; run < R::RUNS; run++) {
                 Bytes rows[8];
                 for (int i = 0; i < 8; i++) rows[i] = load_bytes(from[i] + R::FIRST + 32 * run);
                 store_transposed(rows, runs + run * 32 * PANEL_ROWS + 4 * r, 4 * PANEL_ROWS);
             }
-            unpack_wholes<R::SUBS>(scales, tile.scales + chunk * 8 * PANEL_ROWS + r);
-            if (R::MINS) unpack_wholes<R::SUBS>(mins, tile.mins + chunk * 8 * PANEL_ROWS + r);
         }
         unpack_blocks<R>(runs, tile.codes + chunk * 256 * PANEL_ROWS, std::make_integer_sequence<int, 8>());
     }
@@ -83,7 +69,7 @@ static void multiply(const SuperStretch& tile, const uint8_t* x, int blocks, flo
     constexpr int LANES = PANEL_ROWS / VECTORS, STEPS = 8 / SUBS;
     const uint8_t* codes = tile.codes;
     for (int chunk = 0; 8 * chunk < blocks; chunk++) {
-        const int32_t *scales = tile.scales + chunk * 8 * PANEL_ROWS, *mins = tile.mins + chunk * 8 * PANEL_ROWS;
+        const int32_t *scales = tile.pairs + chunk * 16 * PANEL_ROWS, *mins = scales + 4 * SUBS * PANEL_ROWS;
         const float *d = tile.d + chunk * PANEL_ROWS, *dmin = tile.dmin + chunk * PANEL_ROWS;
         Counts total[COLS][VECTORS];
         for (int c = 0; c < COLS; c++)

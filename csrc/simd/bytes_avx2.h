@@ -81,6 +81,10 @@ inline void store_floats(float* p, Floats a) { _mm256_storeu_ps(p, a.v); }
 inline Floats operator*(Floats a, Floats b) { return {_mm256_mul_ps(a.v, b.v)}; }
 inline Floats operator+(Floats a, Floats b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline Floats operator-(Floats a, Floats b) { return {_mm256_sub_ps(a.v, b.v)}; }
+// Sixteen int8 as int16.
+inline Bytes widened(uint64_t low, uint64_t high) {
+    return {_mm256_cvtepi8_epi16(_mm_set_epi64x(static_cast<int64_t>(high), static_cast<int64_t>(low)))};
+}
 inline Floats floats_of_i8(uint64_t bytes) {
     return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(bytes))))};
 }

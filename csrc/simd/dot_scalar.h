@@ -96,6 +96,14 @@ inline Floats operator-(Floats a, Floats b) {
     for (int i = 0; i < 8; i++) a.v[i] -= b.v[i];
     return a;
 }
+inline Bytes widened(uint64_t low, uint64_t high) {  // sixteen int8 as int16
+    Bytes r;
+    for (int i = 0; i < 16; i++) {
+        const int16_t wide = static_cast<int8_t>((i < 8 ? low : high) >> 8 * (i % 8) & 255);
+        std::memcpy(r.v + 2 * i, &wide, 2);
+    }
+    return r;
+}
 inline Floats floats_of_i8(uint64_t bytes) {
     Floats r;
     for (int i = 0; i < 8; i++) r.v[i] = static_cast<float>(static_cast<int8_t>(bytes >> 8 * i & 255));
