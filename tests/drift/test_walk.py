@@ -56,6 +56,7 @@ def assert_exactly_zero(walked: Walked) -> None:
     for routed in walked.routing:
         for router in (routed.local, routed.cumulative):
             assert (router.agreement, router.kl, router.weighted_flips, router.load_shift) == (1, 0, 0, 0)
+    assert walked.embedding.relative_error == 0
     for layer in walked.layers:
         for error in (layer.error, layer.local, layer.attention, layer.feed_forward):
             assert error is not None
@@ -98,7 +99,7 @@ def test_threads_memory_and_company_do_not_show(files: dict[str, Path]) -> None:
     weights = open_weights(TINY)
     memory = estimate(weights, len(SAMPLE.chunks) + 2, SAMPLE.context, Blocks(), 3)
     weights.close()
-    limited = 3 * memory.working + memory.states  # of three streams' states
+    limited = 3 * memory.working + 2 * memory.states  # of three streams' states
     for walked in (
         compared(TINY, files["q2_k"], threads=3)[0],
         compared(TINY, files["q8_0"], files["q2_k"], max_ram_bytes=limited, threads=3)[1],
@@ -138,6 +139,13 @@ def streamed(path: Path) -> tuple[Kept, np.ndarray]:
     return seen, logits
 
 
+def rows(path: Path, name: str) -> np.ndarray:
+    weights = open_weights(path)
+    found = weights.rows(name, 0, weights.hp.vocab_size).tensor.dequantize().astype(np.float64)
+    weights.close()
+    return np.asarray(found)
+
+
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     wide = logits - logits.max(-1, keepdims=True)
     return wide - np.log(np.exp(wide).sum(-1, keepdims=True))
@@ -151,6 +159,9 @@ def test_output_states_and_routing_are_those_of_two_streams(files: dict[str, Pat
     np.testing.assert_allclose(walked.scores.kld, (np.exp(p) * (p - q)).sum(1)[SAMPLE.scored], rtol=2e-4, atol=1e-7)
     np.testing.assert_allclose(walked.scores.candidate_log_p, q[SAMPLE.scored, SAMPLE.targets], atol=1e-4)
     counted = np.arange(SAMPLE.chunks.size) % SAMPLE.context > 0
+    starts = [rows(path, "token_embd.weight")[SAMPLE.chunks.reshape(-1)[counted]] for path in (TINY, files["q2_k"])]
+    error = np.linalg.norm(starts[1] - starts[0]) / np.linalg.norm(starts[0])
+    assert walked.embedding.relative_error == pytest.approx(error, rel=1e-6)
     for layer, (drift, routed) in enumerate(zip(walked.layers, walked.routing, strict=True)):
         x, y = (seen.states[layer][counted].astype(np.float64) for seen in (reference, candidate))
         assert drift.error.relative_error == pytest.approx(np.linalg.norm(y - x) / np.linalg.norm(x), rel=1e-3)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import llama_cpp
 import numpy as np
 import pytest
 from tests.drift.files import PROSE, TINY, as_float, converted
-from tests.oracle.llama import Model
+from tests.oracle.llama import Model, quantize
 
 import quantkit
 from quantkit.calibration import checkpoint_encoder, documents
@@ -88,6 +90,21 @@ def test_output_is_that_of_llama_cpp(recipe: str, setup: Setup) -> None:
     assert np.exp(candidate.perplexity.ln_ratio) == pytest.approx(np.exp(ratio), rel=1e-3)
     assert candidate.top1_agreement == pytest.approx(agreement, abs=0.002)
     np.testing.assert_allclose(scores.candidate_log_p, q[rows, targets], atol=0.02)
+
+
+def test_a_file_of_llama_cpp_s_own(setup: Setup) -> None:
+    """Of a type that quantkit has no kernel for."""
+    path = quantize(setup.files["bf16"], setup.folder / "iq3_s.gguf", llama_cpp.LLAMA_FTYPE_MOSTLY_IQ3_S)
+    options: dict[str, Any] = {"context": CONTEXT, "tokens": TOKENS, "score": "second-half", "threads": 2}
+    (candidate,) = quantkit.drift(setup.files["bf16"], [path], text=PROSE, **options).candidates
+    q = log_probabilities(as_float(path, setup.folder / "iq3_s-f32.gguf"), setup.sample)
+    assert candidate.kld is not None
+    assert candidate.kld.mean == pytest.approx(
+        (np.exp(setup.reference) * (setup.reference - q)).sum(1).mean(), rel=2e-3
+    )
+    types = {tensor.type: tensor.error.relative_error for tensor in candidate.tensors}
+    assert 0.05 < types["iq3_s"] < 0.3
+    assert candidate.types["iq3_s"] > 0
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -13,6 +13,7 @@ from quantkit.drift.figures import DeltaP, Figures, Flips, Interval, Kld, Perple
 from quantkit.drift.models import Identity
 from quantkit.drift.output import TokenScores
 from quantkit.drift.routing import LayerRouting
+from quantkit.drift.states import StateError
 from quantkit.drift.watch import LayerDrift
 
 SCHEMA = 1  # of report.json: raised when a key changes its meaning or goes away, not when one comes
@@ -154,6 +155,7 @@ class Candidate:
         file, bytes, types, fingerprint: see Identity.
         kld, perplexity, top1_agreement, top1_ci95, top5_overlap, delta_p, flips: see Figures.
         routing: None for a model without experts in any layer.
+        embedding: the error of the hidden states that go into the first layer.
         layers: hidden states after each layer.
         domains: one for each that documents name.
         tensors: errors of weights, in file order.
@@ -172,6 +174,7 @@ class Candidate:
     delta_p: DeltaP | None = None
     flips: Flips | None = None
     routing: Routing | None = None
+    embedding: StateError | None = None
     layers: tuple[LayerDrift, ...] = ()
     domains: tuple[Domain, ...] = ()
     tensors: tuple[TensorDrift, ...] = ()

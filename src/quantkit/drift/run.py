@@ -158,6 +158,7 @@ def _result(
             identity,
             figures(walked.scores, groups),
             routing=Routing.of(walked.routing) if walked.routing else None,
+            embedding=walked.embedding,
             layers=walked.layers,
             domains=_domains(walked, sample),
             tensors=errors,

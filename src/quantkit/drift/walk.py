@@ -14,7 +14,7 @@ from quantkit.drift.output import OutputComparison, TokenScores
 from quantkit.drift.progress import Progress
 from quantkit.drift.routing import LayerRouting
 from quantkit.drift.sample import Sample
-from quantkit.drift.states import StateErrorSums
+from quantkit.drift.states import StateError, StateErrorSums
 from quantkit.drift.watch import Arrangement, CandidateWatch, LayerDrift, ReferenceWatch
 from quantkit.errors import PlanRefusedError
 from quantkit.llama4.forward import Blocks, Stream, Team, Weights, estimate
@@ -23,13 +23,15 @@ from quantkit.llama4.forward.floats import Floats
 
 COPIED = 16  # one chunk of so many has copies, and there are two of each
 _ROWS = 960
+_SCORE_BYTES = 250  # of what is kept of a token's logits, of each model
 
 
 @dataclass(frozen=True)
 class Walked:
-    """What a walk found out about one candidate."""
+    """What a walk found out about one candidate; `embedding` is the error of the states that its first layer gets."""
 
     scores: TokenScores
+    embedding: StateError
     routing: tuple[LayerRouting, ...]
     layers: tuple[LayerDrift, ...]
 
@@ -60,7 +62,9 @@ def walk(
     arrangement = _arrangement(sample, local=local)
     tokens = arrangement.tokens(sample.chunks)
     blocks = blocks or Blocks()
-    limits = _limits([reference, *candidates], tokens.shape, blocks, max_ram_bytes, threads)
+    beside = 4 * (arrangement.halves.stop - arrangement.n) * 2 * reference.hp.hidden_size
+    beside += sample.chunks.size * (4 * reference.hp.n_experts + _SCORE_BYTES * (1 + len(candidates)))
+    limits = _limits([reference, *candidates], tokens.shape, blocks, max_ram_bytes, beside, threads)
     watch = ReferenceWatch(reference.hp, arrangement)
     watches = [CandidateWatch(weights.hp, arrangement, watch) for weights in candidates]
     with ExitStack() as stack:
@@ -79,6 +83,8 @@ def walk(
             for weights, observer, limit in zip([reference, *candidates], [watch, *watches], limits, strict=True)
         ]
         tell = _Teller(progress, reference.hp.n_layers, len(streams), sample.chunks.size)
+        text = slice(0, arrangement.n)
+        embeddings = [_figures(streams[0], stream, text, sample.context) for stream in streams[1:]]
         routing: list[list[LayerRouting]] = [[] for _ in candidates]
         layers: list[list[LayerDrift]] = [[] for _ in candidates]
         for layer in range(reference.hp.n_layers):
@@ -101,8 +107,8 @@ def walk(
                 tell(number + 1, layer + 1)
         scores = _compare_logits(streams, reference.hp.vocab_size, sample, threads, tell)
     return [
-        Walked(found, tuple(routed), tuple(drifts))
-        for found, routed, drifts in zip(scores, routing, layers, strict=True)
+        Walked(found, embedding, tuple(routed), tuple(drifts))
+        for found, embedding, routed, drifts in zip(scores, embeddings, routing, layers, strict=True)
     ]
 
 
@@ -132,15 +138,24 @@ def _arrangement(sample: Sample, *, local: bool) -> Arrangement:
 
 
 def _limits(
-    models: Sequence[Weights], shape: tuple[int, ...], blocks: Blocks, max_ram_bytes: int | None, threads: int
+    models: Sequence[Weights],
+    shape: tuple[int, ...],
+    blocks: Blocks,
+    max_ram_bytes: int | None,
+    beside: int,
+    threads: int,
 ) -> list[int | None]:
-    """What each stream may take: all it wants, or so little that its hidden states go to a file."""
+    """What each stream may take: all it wants, or so little that its hidden states go to a file.
+
+    Args:
+        beside: bytes that are taken beside all streams.
+    """
     if max_ram_bytes is None:
         return [None] * len(models)
     team = Team(threads)
     memories = [estimate(weights, shape[0], shape[1], blocks, team.n_threads) for weights in models]
     team.close()
-    working = sum(memory.working for memory in memories)
+    working = beside + sum(memory.working for memory in memories)
     if working > max_ram_bytes:
         raise PlanRefusedError(
             f"{max_ram_bytes:,} bytes of memory are allowed, and {working:,} are needed beside hidden states",
@@ -166,24 +181,32 @@ def _layer(
     load: Sequence[float],
 ) -> LayerDrift:
     """Args: load: of each expert in the reference; none in a dense layer."""
-    text, whole, halves = (
-        _compare_states(reference, candidate, rows, arrangement.context)
-        for rows in (slice(0, arrangement.n), arrangement.whole, arrangement.halves)
-    )
-    figures = text.figures()
-    assert figures is not None
     experts, mean = observer.expert_drifts(load) if load else ((), None)
+    copies = arrangement.whole.stop > arrangement.whole.start
+
+    def figures(rows: slice) -> StateError:
+        return _figures(reference, candidate, rows, arrangement.context)
+
     return LayerDrift(
-        layer, figures, whole.figures(), observer.attention_error.figures(), halves.figures(), experts, mean
+        layer=layer,
+        error=figures(slice(0, arrangement.n)),
+        local=figures(arrangement.whole) if copies else None,
+        attention=observer.attention_error.figures(),
+        feed_forward=figures(arrangement.halves) if copies else None,
+        experts=experts,
+        expert_error=mean,
     )
 
 
-def _compare_states(reference: Stream, candidate: Stream, rows: slice, context: int) -> StateErrorSums:
+def _figures(reference: Stream, candidate: Stream, rows: slice, context: int) -> StateError:
+    """Of hidden states, each chunk's first token left out."""
     sums = StateErrorSums()
     for part in spans(rows.start, rows.stop, _ROWS):
         counted = np.arange(part.start, part.stop) % context > 0
         sums.add(reference.states.read(part)[counted], candidate.states.read(part)[counted])
-    return sums
+    found = sums.figures()
+    assert found is not None
+    return found
 
 
 def _compare_logits(
