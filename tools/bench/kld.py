@@ -1,11 +1,15 @@
 """What quantization costs: mean KLD to the 16-bit file, quantkit against llama.cpp's own quantizer, type by type.
 
     python tools/bench/kld.py CHECKPOINT... --texts FOLDER --cache FOLDER [--stage select] [--types q4_k_m] [--write]
+    python tools/bench/kld.py CHECKPOINT... --texts FOLDER --cache FOLDER --stage calibrated [--write]
 
 FOLDER has calibration/*.jsonl and evaluation/*.jsonl with lines {"domain": ..., "text": ...}. Both files of a pair are
 made from the same 16-bit weights, with the same importance matrix or with none, and both are judged by llama.cpp's
 logits. The evaluation texts are cut in two by document: the encoder's weighting is chosen on one half (--stage select),
 the ratios are measured on the other (--stage report). Scores are cached by what is in the file that was scored.
+
+--stage calibrated gives both sides one and the same file that `quantkit calibrate` has made, and llama-quantize once
+more what `quantkit imatrix export --shrunk` makes of it. With --write it replaces its own section of the document.
 """
 
 from __future__ import annotations
@@ -33,11 +37,13 @@ from tests.oracle import drift, imatrix, llama  # noqa: E402
 
 import quantkit  # noqa: E402
 from quantkit.checkpoint import open_checkpoint  # noqa: E402
+from quantkit.gguf import read_imatrix, write_imatrix  # noqa: E402
 from quantkit.recipes import RECIPES  # noqa: E402
 
 N_CTX, CALIBRATION_CTX = 256, 512
 WEIGHTINGS = ("magnitude", "unbiased")  # against "plain"
 JUDGED = 1.03
+CALIBRATED_TYPES, CALIBRATED_JUDGED = ("q4_k_m", "q3_k_m", "q2_k", "iq4_xs"), 1.0
 INTRODUCTION = """\
 # Drift against llama.cpp's quantizer
 
@@ -60,6 +66,14 @@ stretches the scales by as much. In two and three bits that takes 3 to 12 % off 
 and no format loses by more than the noise; so `convert/weighting.py` takes it for all but q8_0 and q4_1, whose
 quick search has no time to spare.
 In q4_1 and q5_1 without importance magnitude is better still, but their plain search is four times as fast.
+"""
+CALIBRATED = """\
+## One file of quantkit's calibration for both
+
+Importance from `quantkit calibrate`, and the same file for both quantizers: llama-quantize takes each expert's own
+means, `convert` shrinks them (`quantkit/gguf/shrinkage.py`). The last column but one is over llama-quantize with
+`quantkit imatrix export --shrunk`, so that the encoders alone differ. Every tensor has the same type on both sides.
+All else is as above; what is allowed is {judged:.2f}.
 """
 DOCUMENT = ROOT / "docs" / "benchmarks" / "kld.md"
 
@@ -149,6 +163,24 @@ class Bench:
         )
 
     @cached_property
+    def calibrated(self) -> tuple[Path, int]:
+        """What `quantkit calibrate` makes of the calibration texts, and of how many tokens."""
+        path = self.folder / f"calibrated-{self.half}.gguf"
+        text = sorted((self.texts / "calibration").glob("*.jsonl"))
+        done = quantkit.calibrate(self.checkpoint, path, text=text, context=CALIBRATION_CTX, force=True)
+        return path, done.tokens
+
+    @cached_property
+    def calibrated_means(self) -> dict[bool, dict[str, NDArray[np.float32]]]:
+        """What llama-quantize takes from that file, by ggml's own reader; and (True) from its export with estimates."""
+        raw, _ = self.calibrated
+        shrunk = raw.with_name(f"shrunk-{self.half}.gguf")
+        write_imatrix(shrunk, read_imatrix(raw).as_shrunk())
+        return {
+            is_shrunk: imatrix.importance(imatrix.load(path).entries) for is_shrunk, path in enumerate((raw, shrunk))
+        }
+
+    @cached_property
     def _key(self) -> str:
         return digest(content(self.base) + self.evaluation.tobytes())
 
@@ -167,14 +199,20 @@ class Bench:
         return np.load(path, mmap_mode="r")
 
     def ours(
-        self, recipe: str, *, name: str, importance: bool = False, weighting: str | None = None, pure: bool = False
+        self,
+        recipe: str,
+        *,
+        name: str,
+        importance: Path | None = None,
+        weighting: str | None = None,
+        pure: bool = False,
     ) -> Path:
         path = self.folder / f"{name}-{self.half}.gguf"
         quantkit.convert(
             self.checkpoint,
             path,
             [recipe],
-            imatrix=self.imatrix if importance else None,
+            imatrix=importance,
             weighting=weighting,
             pure=pure,
             threads=1,
@@ -182,13 +220,9 @@ class Bench:
         )
         return path
 
-    def theirs(self, recipe: str, *, importance: bool) -> Path:
-        return llama.quantize(
-            self.base,
-            self.folder / f"theirs-{self.half}.gguf",
-            RECIPES[recipe].ftype,
-            importance=imatrix.importance(self.entries) if importance else None,
-        )
+    def theirs(self, recipe: str, *, importance: dict[str, NDArray[np.float32]] | None) -> Path:
+        path = self.folder / f"theirs-{self.half}.gguf"
+        return llama.quantize(self.base, path, RECIPES[recipe].ftype, importance=importance)
 
     def scores(self, path: Path) -> drift.Scores:
         """Scores of a file, from the cache when the same tensors have been scored on the same text before."""
@@ -213,7 +247,13 @@ def select(benches: Sequence[Bench], formats: Sequence[str], with_importance: Se
         for importance in with_importance:
             klds = {
                 (weighting, bench.checkpoint): bench.scores(
-                    bench.ours(recipe, name="ours", importance=importance, weighting=weighting, pure=True)
+                    bench.ours(
+                        recipe,
+                        name="ours",
+                        importance=bench.imatrix if importance else None,
+                        weighting=weighting,
+                        pure=True,
+                    )
                 ).kld
                 for weighting in ("plain", *WEIGHTINGS)
                 for bench in benches
@@ -243,11 +283,74 @@ def combined(ratios: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return mean, math.sqrt(sum((error / ratio) ** 2 for ratio, error in ratios)) / len(ratios)
 
 
-def report(bench: Bench, recipes: Sequence[str], with_importance: Sequence[bool]) -> list[str]:
-    """Ours over theirs, as shipped; on more and more text as long as the error leaves the answer open."""
+def more_and_more(bench: Bench) -> tuple[list[Bench], ...]:
+    """The text to score on, as long as the error leaves the answer open."""
     whole = replace(bench, n_chunks=sys.maxsize)
     both = [whole, replace(whole, half="selection")]
-    steps = [bench], [whole], both, both + [replace(part, skip=N_CTX // 2) for part in both]
+    return [bench], [whole], both, both + [replace(part, skip=N_CTX // 2) for part in both]
+
+
+def verdict(ratio: float, error: float, allowed: float) -> str:
+    if ratio <= allowed:
+        return ""
+    return " over, by less than 2 errors" if ratio - 2 * error <= allowed else " **over**"
+
+
+def types_of(path: Path) -> dict[str, int]:
+    return {tensor.name: tensor.tensor_type for tensor in gguf.GGUFReader(path).tensors}
+
+
+def report_calibrated(bench: Bench, recipes: Sequence[str]) -> list[str]:
+    """Ours over theirs, with one file of quantkit's for both."""
+    path, n_tokens = bench.calibrated
+    lines = [
+        f"{bench.checkpoint.name}, {n_tokens:,} tokens of other text:",
+        "",
+        "| type | tokens | KLD llama.cpp | KLD quantkit | ratio | ratio of medians | over --shrunk "
+        "| perplexity quantkit / llama.cpp |",
+        f"| --- |{' ---: |' * 7}",
+    ]
+    print(*lines, sep="\n", flush=True)
+    for recipe in recipes:
+        for step in more_and_more(bench):
+            theirs: dict[bool, list[drift.Scores]] = {False: [], True: []}
+            ours = []
+            for part in step:
+                made = part.ours(recipe, name="ours", importance=path)
+                ours.append(part.scores(made))
+                for shrunk, scores in theirs.items():
+                    peer = part.theirs(recipe, importance=bench.calibrated_means[shrunk])
+                    if types_of(peer) != types_of(made):
+                        raise SystemExit(f"{recipe}: the sides have tensors of different types")
+                    scores.append(part.scores(peer))
+            a, b, c = (drift.joined(scores) for scores in (ours, theirs[False], theirs[True]))
+            ratio, error = drift.ratio(a.kld, b.kld)
+            if abs(ratio - CALIBRATED_JUDGED) >= 2 * error:
+                break
+        lines.append(
+            f"| {recipe} | {a.kld.size:,} | {b.mean_kld:.5f} | {a.mean_kld:.5f} "
+            f"| {with_error((ratio, error))}{verdict(ratio, error, CALIBRATED_JUDGED)} "
+            f"| {np.median(a.kld) / np.median(b.kld):.3f} | {with_error(drift.ratio(a.kld, c.kld))} "
+            f"| {a.perplexity / b.perplexity:.4f} |"
+        )
+        print(lines[-1], flush=True)
+    return lines
+
+
+def with_section(document: str, section: Sequence[str]) -> str:
+    """`document` with a section (its title comes first) in place of the one of that title, or at the end."""
+    kept, skipping = [], False
+    for line in document.splitlines():
+        if line.startswith("## "):
+            skipping = line == section[0]
+        if not skipping:
+            kept.append(line)
+    return "\n".join([*kept, *([] if kept[-1] == "" else [""]), *section]) + "\n"
+
+
+def report(bench: Bench, recipes: Sequence[str], with_importance: Sequence[bool]) -> list[str]:
+    """Ours over theirs, as shipped; on more and more text as long as the error leaves the answer open."""
+    steps = more_and_more(bench)
     lines = [
         "| type | imatrix | tokens | KLD llama.cpp | KLD quantkit | ratio | ratio of medians "
         "| perplexity llama.cpp | perplexity quantkit |",
@@ -257,19 +360,17 @@ def report(bench: Bench, recipes: Sequence[str], with_importance: Sequence[bool]
     for recipe in recipes:
         for importance in with_importance:
             for step in steps:
-                theirs = [part.scores(part.theirs(recipe, importance=importance)) for part in step]
-                ours = [part.scores(part.ours(recipe, name="ours", importance=importance)) for part in step]
+                theirs, ours = [], []
+                for part in step:
+                    means = imatrix.importance(part.entries) if importance else None
+                    theirs.append(part.scores(part.theirs(recipe, importance=means)))
+                    made = part.ours(recipe, name="ours", importance=part.imatrix if importance else None)
+                    ours.append(part.scores(made))
                 a, b = drift.joined(ours), drift.joined(theirs)
                 ratio, error = drift.ratio(a.kld, b.kld)
                 if abs(ratio - JUDGED) >= 2 * error:
                     break
-            over = (
-                ""
-                if ratio <= JUDGED
-                else " over, by less than 2 errors"
-                if ratio - 2 * error <= JUDGED
-                else " **over**"
-            )
+            over = verdict(ratio, error, JUDGED)
             line = (
                 f"| {recipe} | {'yes' if importance else 'no'} | {a.kld.size:,} "
                 f"| {b.mean_kld:.5f} | {a.mean_kld:.5f} | {with_error((ratio, error))}{over} "
@@ -285,7 +386,7 @@ def main() -> None:
     parser.add_argument("checkpoints", type=Path, nargs="+")
     parser.add_argument("--texts", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True, help="files and scores are kept here (a few GB)")
-    parser.add_argument("--stage", choices=("select", "report", "both"), default="both")
+    parser.add_argument("--stage", choices=("select", "report", "both", "calibrated"), default="both")
     parser.add_argument("--types", help="comma-separated recipes (default: all that quantize)")
     parser.add_argument("--imatrix", choices=("no", "yes", "both"), default="both")
     parser.add_argument("--chunks", type=int, default=240, help="of 256 tokens, to report on")
@@ -293,6 +394,15 @@ def main() -> None:
     parser.add_argument("--calibration-chunks", type=int, default=128, help="of 512 tokens")
     parser.add_argument("--write", action="store_true", help=f"write {DOCUMENT.relative_to(ROOT)}")
     args = parser.parse_args()
+    if args.stage == "calibrated":
+        chosen = args.types.split(",") if args.types else CALIBRATED_TYPES
+        section = CALIBRATED.format(judged=CALIBRATED_JUDGED).splitlines()
+        for checkpoint in args.checkpoints:
+            bench = Bench(checkpoint.resolve(), args.texts, args.cache, "report", args.chunks, args.calibration_chunks)
+            section += ["", *report_calibrated(bench, chosen)]
+        if args.write:
+            DOCUMENT.write_text(with_section(DOCUMENT.read_text(), section))
+        return
     lossy = [name for name in RECIPES if name not in ("f32", "f16", "bf16")]
     recipes = args.types.split(",") if args.types else lossy
     with_importance = [
