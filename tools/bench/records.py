@@ -107,10 +107,15 @@ def collect(run: Run, path: Path) -> Run:
 
 
 def code_state() -> str:
-    """The last commit that changed the kernels, and whether something uncommitted does."""
-    commit = _git("log", "-1", "--format=%h", "--", *KERNELS)
-    dirty = _git("status", "--porcelain", "--untracked-files=no", "--", *KERNELS)
-    return f"kernels of commit {commit}" + (" and uncommitted changes" if dirty else "")
+    """Which kernels these are."""
+    return f"kernels of {last_commit(KERNELS)}"
+
+
+def last_commit(paths: Sequence[str]) -> str:
+    """The last commit that changed something in `paths`, and whether something uncommitted does."""
+    commit = _git("log", "-1", "--format=%h", "--", *paths)
+    dirty = _git("status", "--porcelain", "--untracked-files=no", "--", *paths)
+    return f"commit {commit}" + (" and uncommitted changes" if dirty else "")
 
 
 def _git(*arguments: str) -> str:
