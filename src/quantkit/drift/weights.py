@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 
 import numpy as np
@@ -20,7 +22,7 @@ from quantkit.llama4.forward.gguf_weights import text_shapes
 
 Doubles = npt.NDArray[np.float64]
 
-_ELEMENTS = 1 << 16  # at a time: copies in float64 stay in cache
+_ELEMENTS = 3 << 14  # at a time: copies in float64 stay in cache
 _TASK = 1 << 22  # elements of a task
 _READ_BYTES = 64 << 20  # of rows of a matrix read at once
 _LAYER = re.compile(r"blk\.([0-9]+)\.")
@@ -56,8 +58,8 @@ def compare_weights(
     found: list[dict[str, list[Doubles]]] = [{name: [] for name in shapes} for _ in candidates]
     formats: list[dict[str, Stored]] = [{} for _ in stored]
     models, importance = (reference, *candidates), _Importance(imatrix)
-    team = Team(threads)
-    try:
+    scratch = _Scratch()
+    with closing(Team(threads)) as team, team.at_work():
         for name, first, pieces in _pieces(models, shapes):
             shape = shapes[name]
             for piece, known, own in zip(pieces, stored, formats, strict=True):
@@ -67,7 +69,8 @@ def compare_weights(
             columns = importance.of(name, shape, expert or 0)
             for sums, candidate in zip(found, pieces[1:], strict=True):
                 try:
-                    sums[name].append(_compare(pieces[0], candidate, columns, team, first if expert is None else 0))
+                    row = first if expert is None else 0
+                    sums[name].append(_compare(pieces[0], candidate, columns, team, row, scratch))
                 except NonFiniteError as error:
                     if expert is not None:
                         error.what = f"expert {expert}: {error.what}"
@@ -75,8 +78,6 @@ def compare_weights(
             done += len(pieces[0].packed) * shape[-1]
             if progress is not None:
                 progress(name, done, total)
-    finally:
-        team.close()
     return [
         tuple(_drift(name, shapes[name], sums[name], formats[0][name], own[name], imatrix) for name in shapes)
         for sums, own in zip(found, formats[1:], strict=True)
@@ -132,7 +133,24 @@ class _Importance:
         return None if found is None else found[expert].astype(np.float64)
 
 
-def _compare(reference: Matrix, candidate: Matrix, columns: Doubles | None, team: Team, first: int) -> Doubles:
+class _Scratch(threading.local):
+    """Two arrays of each thread: new ones would come from the system each time, which takes as long as all sums."""
+
+    def __init__(self) -> None:
+        self._arrays = [np.empty(0), np.empty(0)]
+
+    def doubles(self, place: int, values: npt.NDArray[np.float32]) -> Doubles:
+        """A copy, until the next call with the same place."""
+        if self._arrays[place].size < values.size:
+            self._arrays[place] = np.empty(values.size)
+        copy: Doubles = self._arrays[place][: values.size].reshape(values.shape)
+        copy[...] = values
+        return copy
+
+
+def _compare(
+    reference: Matrix, candidate: Matrix, columns: Doubles | None, team: Team, first: int, scratch: _Scratch
+) -> Doubles:
     """Sums over all weights of two pieces; see the columns above."""
     n_rows, cols = len(reference.packed), reference.tensor.shape[-1]
     step = max(1, _TASK // cols)
@@ -144,7 +162,8 @@ def _compare(reference: Matrix, candidate: Matrix, columns: Doubles | None, team
         for row in range(start, min(n_rows, start + step), inner):
             rows = slice(row, min(n_rows, start + step, row + inner))
             wanted, found = (
-                one.tensor[rows].dequantize(threads=1).astype(np.float64) for one in (reference, candidate)
+                scratch.doubles(side, one.tensor[rows].dequantize(threads=1))
+                for side, one in enumerate((reference, candidate))
             )
             _add(sums[place], wanted, found, columns)
             if not np.isfinite(sums[place]).all():
