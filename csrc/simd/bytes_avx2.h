@@ -138,6 +138,16 @@ inline void in_memory(const void* p) {
 #endif
 }
 
+// The compiler must not put it off: it would rather keep many products in memory than add each to a sum.
+template <class V>
+inline void computed(V& v) {
+#if defined(__GNUC__)
+    __asm__("" : "+v"(v));
+#else
+    (void)v;
+#endif
+}
+
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 template <int N>

@@ -1,22 +1,11 @@
-// Integer dot products without VNNI. maddubs adds two products u8 * s8 in an int16 that saturates, so codes up to 63
-// are u8 and added up only RUN times before they are widened; above that, codes are signed (|w| <= 128) and x takes
-// their sign: |x| <= 127, and 2 * 128 * 127 = 32512 fits.
+// Integer dot products on 256 bits: see dot_maddubs.h.
 #pragma once
 #include "simd/bytes_avx2.h"
 
 namespace quantkit {
 namespace QK_TIER {
 
-constexpr bool SIGNED_BYTES = true;  // codes above 127 are stored minus 128
 constexpr int PANEL_ROWS = 16, PANEL_COLS = 4, VECTORS = 2, VECTOR_COLS = 3;
-
-// Sums of two products that an int16 holds: a power of two, at most 8 (a block of 32 has no more).
-template <int MAX>
-constexpr int run_length() {
-    int run = 8;
-    while (run * 2 * 127 * MAX > 32767) run /= 2;
-    return run;
-}
 
 template <int MAX>
 inline Ints dot(Bytes codes, const int8_t* x) {
@@ -49,34 +38,16 @@ inline Counts add_halves(Counts total, Counts a, Counts b) {
     return {_mm256_add_epi32(total.v, _mm256_madd_epi16(a.v, b.v))};
 }
 
-template <int MAX, int COLS, int STEPS>
-inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start, Counts (&r)[COLS][VECTORS]) {
-    constexpr int RUN = MAX > 127 ? 1 : run_length<MAX>() < STEPS ? run_length<MAX>() : STEPS;
-    static_assert(RUN * 2 * 127 * (MAX > 127 ? 128 : MAX) <= 32767, "an int16 overflows");
-    const __m256i ones = _mm256_set1_epi16(1);
-    __m256i s[COLS][VECTORS], p[COLS][VECTORS];
-#pragma GCC unroll 8
-    for (int k = 0; k < STEPS; k++) {
-        __m256i w[VECTORS];
-        for (int v = 0; v < VECTORS; v++) w[v] = load_32(tile + (k * VECTORS + v) * 32);
-#pragma GCC unroll 8
-        for (int c = 0; c < COLS; c++) {
-            int32_t four;
-            std::memcpy(&four, x + 4 * (k * COLS + c), 4);
-            const __m256i xc = _mm256_set1_epi32(four);
-            for (int v = 0; v < VECTORS; v++) {
-                const __m256i two = products<MAX>(w[v], xc);
-                p[c][v] = k % RUN ? _mm256_add_epi16(p[c][v], two) : two;
-                if (k % RUN == RUN - 1) {
-                    const __m256i wide = _mm256_madd_epi16(p[c][v], ones);
-                    s[c][v] = _mm256_add_epi32(k < RUN ? _mm256_set1_epi32(start[c]) : s[c][v], wide);
-                }
-            }
-        }
-    }
-    for (int c = 0; c < COLS; c++)
-        for (int v = 0; v < VECTORS; v++) r[c][v].v = s[c][v];
+inline Counts load_codes(const uint8_t* p) { return {load_32(p)}; }
+template <int MAX>
+inline Counts products(Counts codes, Counts x) {
+    return {products<MAX>(codes.v, x.v)};
 }
+inline Counts add_words(Counts a, Counts b) { return {_mm256_add_epi16(a.v, b.v)}; }
+inline Counts widened_pairs(Counts a) { return {_mm256_madd_epi16(a.v, _mm256_set1_epi16(1))}; }
+inline Counts add(Counts a, Counts b) { return {_mm256_add_epi32(a.v, b.v)}; }
 
 }  // namespace QK_TIER
 }  // namespace quantkit
+
+#include "simd/dot_maddubs.h"

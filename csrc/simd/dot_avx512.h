@@ -12,15 +12,6 @@ constexpr int PANEL_ROWS = 48, PANEL_COLS = 4, VECTORS = 3, VECTOR_COLS = 3;
 
 #if defined(QK_VNNI)
 constexpr bool SIGNED_BYTES = false;
-#else
-constexpr bool SIGNED_BYTES = true;
-
-template <int MAX>
-constexpr int run_length() {
-    int run = 8;
-    while (run * 2 * 127 * MAX > 32767) run /= 2;
-    return run;
-}
 #endif
 
 template <int MAX>
@@ -195,9 +186,9 @@ inline Counts add_halves(Counts total, Counts a, Counts b) {
 #endif
 }
 
+#if defined(QK_VNNI)
 template <int MAX, int COLS, int STEPS>
 inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start, Counts (&r)[COLS][VECTORS]) {
-#if defined(QK_VNNI)
     __m512i s[COLS][VECTORS];
     for (int c = 0; c < COLS; c++)
         for (int v = 0; v < VECTORS; v++) s[c][v] = _mm512_set1_epi32(start[c]);
@@ -213,40 +204,29 @@ inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start, Co
             for (int v = 0; v < VECTORS; v++) s[c][v] = _mm512_dpbusd_epi32(s[c][v], w[v], xc);
         }
     }
-#else
-    constexpr int RUN = MAX > 127 ? 1 : run_length<MAX>() < STEPS ? run_length<MAX>() : STEPS;
-    static_assert(RUN * 2 * 127 * (MAX > 127 ? 128 : MAX) <= 32767, "an int16 overflows");
-    const __m512i ones = _mm512_set1_epi16(1);
-    __m512i s[COLS][VECTORS], p[COLS][VECTORS];
-#pragma GCC unroll 8
-    for (int k = 0; k < STEPS; k++) {
-        __m512i w[VECTORS];
-        __mmask64 negative[VECTORS];
-        for (int v = 0; v < VECTORS; v++) {
-            w[v] = _mm512_loadu_si512(tile + (k * VECTORS + v) * 64);
-            if constexpr (MAX > 127) negative[v] = _mm512_movepi8_mask(w[v]), w[v] = _mm512_abs_epi8(w[v]);
-        }
-#pragma GCC unroll 16
-        for (int c = 0; c < COLS; c++) {
-            int32_t four;
-            std::memcpy(&four, x + 4 * (k * COLS + c), 4);
-            const __m512i xc = _mm512_set1_epi32(four);
-            for (int v = 0; v < VECTORS; v++) {
-                __m512i xs = xc;
-                if constexpr (MAX > 127) xs = _mm512_mask_sub_epi8(xc, negative[v], _mm512_setzero_si512(), xc);
-                const __m512i two = _mm512_maddubs_epi16(w[v], xs);
-                p[c][v] = k % RUN ? _mm512_add_epi16(p[c][v], two) : two;
-                if (k % RUN == RUN - 1) {
-                    const __m512i wide = _mm512_madd_epi16(p[c][v], ones);
-                    s[c][v] = _mm512_add_epi32(k < RUN ? _mm512_set1_epi32(start[c]) : s[c][v], wide);
-                }
-            }
-        }
-    }
-#endif
     for (int c = 0; c < COLS; c++)
         for (int v = 0; v < VECTORS; v++) r[c][v].v = s[c][v];
 }
 
+#else
+inline Counts load_codes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+template <int MAX>
+inline Counts products(Counts codes, Counts x) {
+    if constexpr (MAX > 127) {
+        const __mmask64 negative = _mm512_movepi8_mask(codes.v);
+        x.v = _mm512_mask_sub_epi8(x.v, negative, _mm512_setzero_si512(), x.v);
+        codes.v = _mm512_abs_epi8(codes.v);
+    }
+    return {_mm512_maddubs_epi16(codes.v, x.v)};
+}
+inline Counts add_words(Counts a, Counts b) { return {_mm512_add_epi16(a.v, b.v)}; }
+inline Counts widened_pairs(Counts a) { return {_mm512_madd_epi16(a.v, _mm512_set1_epi16(1))}; }
+inline Counts add(Counts a, Counts b) { return {_mm512_add_epi32(a.v, b.v)}; }
+#endif
+
 }  // namespace QK_TIER
 }  // namespace quantkit
+
+#if !defined(QK_VNNI)
+#include "simd/dot_maddubs.h"
+#endif
