@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,20 @@ if TYPE_CHECKING:
 TEXT = "Text"
 WHAT = "What to measure"
 RESULTS = "Results"
+ARGUMENTS = "quantkit.drift.arguments"  # the command as it was given, for the report
+
+
+class DriftCommand(Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[ARGUMENTS] = shlex.join(["quantkit", "drift", *args])
+        return super().parse_args(ctx, args)
 
 
 @click.command(
-    cls=Command,
+    cls=DriftCommand,
     examples=(
         "quantkit drift Llama-4-Scout-17B-16E-Instruct scout-q4_k_m.gguf --text prose.txt --tokens 32k",
-        "quantkit drift scout-bf16.gguf scout-q4_k_m.gguf scout-q3_k_m.gguf --text prose.txt --json report.json",
+        "quantkit drift scout-bf16.gguf scout-q4_k_m.gguf scout-q3_k_m.gguf --text prose.txt --report drift.html",
         "quantkit drift scout-bf16.gguf new.gguf --text prose.txt --fail-if 'kld.mean>0.05' --junit drift.xml",
         "quantkit drift scout-bf16.gguf scout-q4_k_m.gguf --weights-only",
     ),
@@ -92,6 +100,15 @@ RESULTS = "Results"
     help="Write report.json there; - puts it, and nothing else, on stdout.",
 )
 @click.option(
+    "--report",
+    "report_path",
+    type=click.Path(dir_okay=False),
+    cls=Option,
+    group=RESULTS,
+    metavar="PATH",
+    help="Write everything as one HTML page with figures, which needs no network. Wants the extra 'report'.",
+)
+@click.option(
     "--fail-if",
     "conditions",
     multiple=True,
@@ -133,6 +150,7 @@ def command(
     reference: str,
     quantized: tuple[str, ...],
     json_path: str | None,
+    report_path: str | None,
     conditions: tuple[str, ...],
     junit_path: str | None,
     no_weights: bool,
@@ -152,12 +170,15 @@ def command(
     from quantkit.drift import drift
     from quantkit.drift.gate import judge, parse_condition
     from quantkit.drift.junit import write_junit
+    from quantkit.drift.report import check_installed, write_report
     from quantkit.kernels.atomic_file import atomic_file
 
     if junit_path is not None and not conditions:
         raise UsageError("--junit has no conditions to tell of", hint="Add --fail-if.")
     if weights_only and no_weights:
         raise UsageError("--weights-only and --no-weights leave nothing to measure")
+    if report_path is not None:
+        check_installed()
     parsed = [parse_condition(one, weights_only=weights_only) for one in conditions]
     with output.progress() as report:
         result = drift(
@@ -176,6 +197,8 @@ def command(
     content = _report(result, verdicts)
     if junit_path is not None:
         write_junit(junit_path, verdicts)
+    if report_path is not None:
+        write_report(report_path, result, verdicts, command=ctx.meta[ARGUMENTS])
     if json_path == "-":
         output.show_json(content)
     else:

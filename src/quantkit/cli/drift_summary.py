@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from quantkit.drift import Candidate, Drift
 
 WORST = 5  # layers and tensors of each file
+FINDINGS = 10  # of each file
 
 
 def show(result: Drift) -> None:
     names = _names(result)
     _show_facts(result)
+    _show_findings(result, names)
     if result.text is not None:
         _show_output(result, names)
         for one in result.differences:
@@ -50,6 +52,20 @@ def _show_facts(result: Drift) -> None:
             ("intervals", f"95 %, over {kind}"),
         ]
     output.facts(rows)
+
+
+def _show_findings(result: Drift, names: list[str]) -> None:
+    """What its types do not explain."""
+    rows = [
+        (name, found.severity, f"{found.statement} {found.advice}")
+        for name, one in zip(names, result.candidates, strict=True)
+        for found in one.findings[:FINDINGS]
+    ]
+    more = sum(max(0, len(one.findings) - FINDINGS) for one in result.candidates)
+    if rows:
+        output.table(("file", "", "what is wrong, and what to do"), rows, title="Findings")
+    if more:
+        output.line(f"and {more} more, which --json lists")
 
 
 def _types(types: dict[str, int]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from quantkit.drift.clusters import Clusters, clusters
 from quantkit.drift.differences import Difference
 from quantkit.drift.figures import DeltaP, Figures, Flips, Kld, Perplexity
+from quantkit.drift.findings import Finding
 from quantkit.drift.intervals import Mean, mean, share
 from quantkit.drift.models import Identity
 from quantkit.drift.output import OutputComparison, TokenScores
@@ -32,6 +33,7 @@ __all__ = [
     "Drift",
     "ExpertDrift",
     "Figures",
+    "Finding",
     "Flips",
     "Identity",
     "Kld",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from quantkit.drift.differences import Difference
 from quantkit.drift.figures import DeltaP, Figures, Flips, Interval, Kld, Perplexity
+from quantkit.drift.findings import Finding
 from quantkit.drift.models import Identity
 from quantkit.drift.output import TokenScores
 from quantkit.drift.routing import LayerRouting
@@ -159,6 +160,7 @@ class Candidate:
         layers: hidden states after each layer.
         domains: one for each that documents name.
         tensors: errors of weights, in file order.
+        findings: what its types do not explain, faults first.
         scores: of each scored token; not in JSON.
     """
 
@@ -178,6 +180,7 @@ class Candidate:
     layers: tuple[LayerDrift, ...] = ()
     domains: tuple[Domain, ...] = ()
     tensors: tuple[TensorDrift, ...] = ()
+    findings: tuple[Finding, ...] = ()
     scores: TokenScores | None = field(default=None, repr=False, compare=False, metadata=_IN_PYTHON_ONLY)
 
     @classmethod

@@ -6,14 +6,17 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from quantkit import __version__
 from quantkit.calibration import documents
+from quantkit.drift.diagnosis import diagnose
 from quantkit.drift.differences import differences
 from quantkit.drift.figures import figures, only
+from quantkit.drift.findings import findings
 from quantkit.drift.models import Model, open_model, refuse_quantized
 from quantkit.drift.progress import Progress
 from quantkit.drift.result import SCHEMA, Candidate, Domain, Drift, Routing, TensorDrift, TextFacts
@@ -102,7 +105,8 @@ def drift(
         tensors: Sequence[tuple[TensorDrift, ...]] = [()] * (len(models) - 1)
         if weights or weights_only:
             tensors = _compare_weights(models, importance, threads, progress)
-    return _result(models, sample, found, tensors, texts, score)
+        result = _result(models, sample, found, tensors, texts, score)
+        return _with_findings(result, models)
 
 
 def _open(path: AnyPath, stack: ExitStack) -> Model:
@@ -171,6 +175,15 @@ def _result(
         names = [identity.file for identity in identities]
     pairs = differences([walked.scores for walked in found], names, groups)
     return Drift(SCHEMA, reference, _facts(sample, texts, score), candidates, pairs, versions)
+
+
+def _with_findings(result: Drift, models: Sequence[Model]) -> Drift:
+    pairs = zip(result.candidates, models[1:], strict=True)
+    candidates = tuple(
+        replace(one, findings=findings(one, diagnose(models[0].weights, model.weights, one.tensors)))
+        for one, model in pairs
+    )
+    return replace(result, candidates=candidates)
 
 
 def _facts(sample: Sample, texts: list[Path], score: str) -> TextFacts:

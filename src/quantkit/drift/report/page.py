@@ -1,0 +1,271 @@
+"""The page: what is said, in what order. How it looks is in page.html and style.css."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quantkit.drift.expectation import expected_error, improvement
+from quantkit.drift.findings import Finding
+from quantkit.drift.result import Candidate, Drift, TensorDrift
+from quantkit.errors import MissingDependencyError
+from quantkit.kernels.atomic_file import atomic_file
+
+if TYPE_CHECKING:
+    from quantkit.drift.gate import Verdict
+    from quantkit.drift.report.svg import Picture
+
+_NEEDS = ("jinja2", "matplotlib")
+_WORST = 5  # tensors of each file
+_FINDINGS = 20  # of each file
+
+
+@dataclass(frozen=True)
+class Worst:
+    """A row of the table of worst tensors."""
+
+    tensor: str
+    type: str
+    relative_error: float
+    times: float | None  # what the type has of normally distributed weights
+    expert: str
+    better: str
+    better_error: float | None
+    better_bytes: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says of one file."""
+
+    name: str
+    candidate: Candidate
+    found: tuple[Finding, ...]
+    more: int
+    worst: tuple[Worst, ...]
+    pictures: tuple[Picture, ...]
+
+
+def check_installed() -> None:
+    """MissingDependencyError unless what the report is drawn with is there."""
+    missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"the report needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
+            hint="In a clone of quantkit: pip install '.[report]'",
+        )
+
+
+def write_report(
+    path: str | os.PathLike[str], drift: Drift, verdicts: Sequence[Verdict] = (), *, command: str | None = None
+) -> None:
+    """Write the page; see `render`. OutputError if that fails."""
+    content = render(drift, verdicts, command=command).encode(errors="backslashreplace")
+    with atomic_file(Path(path)) as file:
+        file.write(content)
+
+
+def render(drift: Drift, verdicts: Sequence[Verdict] = (), *, command: str | None = None) -> str:
+    """One HTML file, without scripts and without anything to be fetched; the same text for the same arguments.
+
+    Args:
+        verdicts: of a gate.
+        command: that made it, for whoever wants to repeat it.
+
+    Raises:
+        MissingDependencyError: jinja2 or matplotlib is not installed.
+    """
+    check_installed()
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("quantkit.drift", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"size": _size, "percent": _percent, "interval": _interval, "number": _number}
+    named = list(zip(_names(drift), drift.candidates, strict=True))
+    sections = [_section(place, name, one) for place, (name, one) in enumerate(named)]
+    page: str = environment.get_template("page.html").render(
+        drift=drift,
+        named=named,
+        sections=sections,
+        headline=_headline(sections),
+        faulty=[one for one in sections if one.found],
+        verdicts=verdicts,
+        failed=sum(one.failed for one in verdicts),
+        curves=_curves(named),
+        layers=_layer_curves(named),
+        domains=_domains(named),
+        command=command,
+        any_better=any(row.better for one in sections for row in one.worst),
+        versions=dict(drift.versions),
+    )
+    return page
+
+
+def _names(drift: Drift) -> list[str]:
+    names = [Path(one.file).name for one in drift.candidates]
+    return names if len(set(names)) == len(names) else [one.file for one in drift.candidates]
+
+
+def _headline(sections: Sequence[Section]) -> str:
+    """The verdict in a sentence or two."""
+    faulty = [one.name for one in sections if any(found.severity == "fault" for found in one.found)]
+    suspicious = [one.name for one in sections if one.found and one.name not in faulty]
+    if faulty:
+        first = f"{_listed(faulty)} {'has faults' if len(faulty) == 1 else 'have faults'}: do not use {_it(faulty)}."
+    elif suspicious:
+        first = f"Look at {_listed(suspicious)}: something there is not as its types explain."
+    else:
+        files = "the file is as its" if len(sections) == 1 else f"all {len(sections)} files are as their"
+        first = f"No faults found: {files} types explain."
+    measured = [one for one in sections if one.candidate.kld is not None and one.name not in faulty]
+    if not measured:
+        return first
+    best = min(measured, key=lambda one: one.candidate.kld.mean if one.candidate.kld else 0.0)
+    parts = [first, _agreement(best, "" if len(measured) == 1 else "comes closest: it ")]
+    if len(measured) > 1:
+        smallest = min(measured, key=lambda one: one.candidate.bytes)
+        if smallest is not best:
+            parts.append(_agreement(smallest, "is the smallest: it "))
+    return " ".join(parts)
+
+
+def _agreement(one: Section, introduction: str) -> str:
+    agreement = one.candidate.top1_agreement
+    assert agreement is not None
+    return f"{one.name} {introduction}predicts the same next token as the reference in {agreement:.1%} of cases."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _it(names: Sequence[str]) -> str:
+    return "it" if len(names) == 1 else "them"
+
+
+def _section(place: int, name: str, candidate: Candidate) -> Section:
+    from quantkit.drift.report.heat_maps import expert_errors, expert_weight_errors, load_shifts, weight_errors
+
+    drawn = (
+        weight_errors(f"weights{place}", candidate),
+        expert_weight_errors(f"experts{place}", candidate),
+        expert_errors(f"outputs{place}", candidate),
+        load_shifts(f"load{place}", candidate),
+    )
+    tensors = sorted(candidate.tensors, key=lambda one: one.error.relative_error, reverse=True)
+    return Section(
+        name=name,
+        candidate=candidate,
+        found=candidate.findings[:_FINDINGS],
+        more=max(0, len(candidate.findings) - _FINDINGS),
+        worst=tuple(_worst(one) for one in tensors[:_WORST] if one.error.relative_error > 0),
+        pictures=tuple(one for one in drawn if one is not None),
+    )
+
+
+def _worst(tensor: TensorDrift) -> Worst:
+    better, expected = improvement(tensor), expected_error(tensor.type)
+    expert = ""
+    if tensor.experts:
+        at = max(range(len(tensor.experts)), key=lambda one: tensor.experts[one].relative_error)
+        expert = f"{at}: {_percent(tensor.experts[at].relative_error)}"
+    return Worst(
+        tensor=tensor.name,
+        type=tensor.type,
+        relative_error=tensor.error.relative_error,
+        times=tensor.error.relative_error / expected if expected else None,
+        expert=expert,
+        better="" if better is None else better.type,
+        better_error=None if better is None else better.relative_error,
+        better_bytes="" if better is None else f"{'−' if better.bytes < 0 else '+'}{_size(abs(better.bytes))}",
+    )
+
+
+def _curves(named: Sequence[tuple[str, Candidate]]) -> list[Picture]:
+    from quantkit.drift.report.curves import size_and_kld
+
+    found = size_and_kld(named)
+    return [] if found is None else [found]
+
+
+def _layer_curves(named: Sequence[tuple[str, Candidate]]) -> dict[str, list[Picture]]:
+    from quantkit.drift.report.curves import by_layer
+
+    def routing(field: str) -> Any:
+        def values(one: Candidate) -> list[tuple[int, float]]:
+            found = one.routing
+            return [] if found is None else list(zip(found.layers, getattr(found, field), strict=True))
+
+        return values
+
+    own = by_layer(
+        "agreement",
+        "Each model on its own hidden states (cumulative)",
+        "tokens with the same expert",
+        named,
+        routing("agreement"),
+        percent=True,
+    )
+    local = by_layer(
+        "agreement-local",
+        "The router alone, on the reference's hidden states (local)",
+        "tokens with the same expert",
+        named,
+        routing("agreement_local"),
+        percent=True,
+    )
+    inherited = by_layer(
+        "states",
+        "With what is inherited from the layers before",
+        "relative error",
+        named,
+        lambda one: [(layer.layer, layer.error.relative_error) for layer in one.layers],
+        log=True,
+    )
+    alone = by_layer(
+        "states-local",
+        "Each layer by itself, on the reference's hidden states (local)",
+        "relative error",
+        named,
+        lambda one: [(layer.layer, layer.local.relative_error) for layer in one.layers if layer.local is not None],
+        log=True,
+    )
+    return {
+        "routing": [one for one in (own, local) if one is not None],
+        "states": [one for one in (inherited, alone) if one is not None],
+    }
+
+
+def _domains(named: Sequence[tuple[str, Candidate]]) -> list[tuple[str, int, list[Any]]]:
+    """(domain, tokens, each candidate's), the domain with the largest KLD first."""
+    first = named[0][1].domains
+    rows = [(one.domain, one.tokens, [candidate.domains[at] for _, candidate in named]) for at, one in enumerate(first)]
+    return sorted(rows, key=lambda row: -max(one.kld.mean for one in row[2]))
+
+
+def _size(n_bytes: float) -> str:
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:.3g} {unit}"
+    return f"{n_bytes:.0f} B"
+
+
+def _percent(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def _number(value: float | None, form: str = ".3g") -> str:
+    return "–" if value is None else f"{value:{form}}"
+
+
+def _interval(ends: tuple[float, float] | None, form: str = ".3g") -> str:
+    return "too little text" if ends is None else f"{ends[0]:{form}} to {ends[1]:{form}}"

@@ -1,0 +1,182 @@
+"""The HTML report: one file that needs nothing else, says everything, and breaks on no name or text."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from tests.drift.files import PROSE, TINY, changed, converted
+
+import quantkit
+from quantkit.drift import Drift
+from quantkit.drift.gate import judge
+from quantkit.drift.report import render, write_report
+from quantkit.errors import MissingDependencyError
+from quantkit.kernels import QuantizedTensor
+
+HOSTILE = "<script>alert('x')</script>&\"$\\frac{1}{2}$-->]]>\x07_\u202e.gguf"
+VOID = {"meta", "br", "link", "img", "hr", "input", "use", "path"}
+SECTIONS = ["files", "size", "tensors", "routing", "states", "maps", "domains", "repeat"]
+
+
+class Page(HTMLParser):
+    """Elements, texts and ids of a page; fails where elements are not closed in order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def ids(self) -> list[str]:
+        return [found["id"] or "" for _, found in self.elements if "id" in found]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return converted(tmp_path_factory.mktemp("report"), ["q8_0", "q4_k_m", "q2_k"])
+
+
+@pytest.fixture(scope="module")
+def drift(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Drift:
+    text = tmp_path_factory.mktemp("text") / "labelled.jsonl"
+    words = [line for path in PROSE for line in path.read_text().splitlines() if len(line) > 60][:60]
+    domains = ["prose", "<b>bold & brave</b>"]
+    lines = "".join(json.dumps({"text": line, "domain": domains[at % 2]}) + "\n" for at, line in enumerate(words))
+    text.write_text(lines)
+    return quantkit.drift(TINY, files.values(), text=[text], context=64, tokens=1024, threads=2)
+
+
+def test_every_section_is_there(drift: Drift) -> None:
+    page = Page(render(drift, judge(drift, ["kld.mean>0.02"]), command="quantkit drift a b --text 'c d'"))
+    assert [one for one in page.ids() if one in SECTIONS] == SECTIONS
+    assert "No faults found: all 3 files are as their types explain." in page.text
+    assert "Gate: 2 of 3 conditions passed." in page.text
+    assert "quantkit drift a b --text 'c d'" in page.text
+    assert drift.text is not None
+    assert drift.text.sha256 in page.text
+    for one in (drift.reference, *drift.candidates):
+        assert one.fingerprint in page.text
+    for candidate in drift.candidates:
+        assert candidate.kld is not None
+        assert f"{candidate.kld.mean:.3g}" in page.text
+        worst = max(candidate.tensors, key=lambda tensor: tensor.error.relative_error)
+        assert worst.name in page.text
+    assert "<b>bold & brave</b>" in page.text
+    assert "the type that would help" in page.text
+
+
+def test_nothing_is_fetched_or_run(drift: Drift) -> None:
+    source = render(drift)
+    page = Page(source)
+    assert not {"script", "link", "img", "iframe", "image", "object"} & {tag for tag, _ in page.elements}
+    assert not re.search(r"https?:|//\w|@import|javascript:|data:", source)
+    for _, attributes in page.elements:
+        assert not any(name.startswith("on") for name in attributes)
+        assert (attributes.get("href") or "#").startswith("#")
+    assert set(re.findall(r"url\((.)", source)) <= {"#"}
+    policy = next(found["content"] for _, found in page.elements if found.get("http-equiv"))
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def test_figures_have_words_and_ids_of_their_own(drift: Drift) -> None:
+    page = Page(render(drift))
+    figures = [found for tag, found in page.elements if tag == "figure"]
+    assert len(figures) == 1 + 2 + 2 + 4 * len(drift.candidates)
+    assert all(found["role"] == "img" and len(found["aria-label"] or "") > 40 for found in figures)
+    ids = page.ids()
+    assert len(ids) == len(set(ids))
+    for name in re.findall(r'(?:href="|url\()#([^")]+)', render(drift)):
+        assert name in ids
+    assert not re.search(r"#0[0-9a-f]0[0-9a-f]0[0-9a-f]", render(drift))  # colours that the page's style replaces
+
+
+def test_the_same_bytes(drift: Drift, tmp_path: Path) -> None:
+    paths = [tmp_path / "first.html", tmp_path / "second.html"]
+    for path in paths:
+        write_report(path, drift, command="quantkit drift")
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert sorted(tmp_path.iterdir()) == paths
+
+
+def test_hostile_names(drift: Drift) -> None:
+    assert drift.text is not None
+    hostile = replace(
+        drift,
+        text=replace(drift.text, files=(HOSTILE,)),
+        candidates=tuple(replace(one, file=f"{at}{HOSTILE}") for at, one in enumerate(drift.candidates)),
+        reference=replace(drift.reference, file=HOSTILE),
+    )
+    source = render(hostile, judge(hostile, ["kld.mean>0"]), command=HOSTILE)
+    page = Page(source)
+    assert not {"script", "b"} & {tag for tag, _ in page.elements}
+    assert page.text.count("alert('x')") > 5
+    assert [one for one in page.ids() if one in SECTIONS] == SECTIONS
+
+
+def test_weights_alone_and_predictions_alone(files: dict[str, Path], drift: Drift) -> None:
+    page = Page(render(quantkit.drift(TINY, [files["q2_k"]], weights_only=True, threads=2)))
+    assert [one for one in page.ids() if one in SECTIONS] == ["files", "tensors", "maps", "repeat"]
+    assert "Drift of q2_k.gguf from" in page.text
+    assert "No faults found: the file is as its types explain." in page.text
+    without = replace(
+        drift, candidates=tuple(replace(one, tensors=(), routing=None, domains=()) for one in drift.candidates)
+    )
+    page = Page(render(without))
+    assert [one for one in page.ids() if one in SECTIONS] == ["files", "size", "states", "maps", "repeat"]
+
+
+def test_no_drift_at_all(files: dict[str, Path], tmp_path: Path) -> None:
+    """Nothing to take a logarithm of."""
+    path = converted(tmp_path, ["bf16"])["bf16"]
+    page = Page(render(quantkit.drift(path, [path], text=PROSE, context=64, tokens=256, threads=2)))
+    assert "in 100.0% of cases" in page.text
+
+
+def test_a_fault_is_the_headline(files: dict[str, Path], tmp_path: Path) -> None:
+    def turned(tensor: QuantizedTensor) -> QuantizedTensor:
+        packed = tensor.packed.copy()
+        packed[1] = packed[1, ::-1]
+        return QuantizedTensor(packed, tensor.format)
+
+    path = changed(files["q4_k_m"], tmp_path / "faulty.gguf", tensors={"blk.2.ffn_up_exps.weight": turned})
+    result = quantkit.drift(TINY, [files["q8_0"], path], weights_only=True, threads=2)
+    page = Page(render(result))
+    assert "faulty.gguf has faults: do not use it." in page.text
+    assert "blk.2.ffn_up_exps.weight, expert 1: rows are in another order" in page.text
+    assert result.to_json()["candidates"][1]["findings"][0]["experts"] == [1]
+
+
+def test_a_missing_package_is_named(drift: Drift, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"pip install '.\[report\]'"):
+        render(drift)
+
+
+def test_nothing_heavy_is_imported_with_the_room() -> None:
+    code = "import quantkit.drift.report, sys; assert not {'matplotlib', 'jinja2'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
