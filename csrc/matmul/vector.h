@@ -121,11 +121,11 @@ inline void add_four(const uint8_t* const (&chunk)[ROWS], const Vector<R> (&x)[N
         Pair first, second;
         read_four<R, K>(chunk[k], first, second);
         for (int i = 0; i < N; i++) {
-            PairInts d = dot<R::MAX>(first, codes[i][0]);
-            if constexpr (R::SUBS == 1) {
-                const PairInts other = dot<R::MAX>(second, codes[i][1]);
-                d = IN_FOURS<R> ? d + other : fold(d, other);
-            }
+            PairInts d;
+            if constexpr (R::SUBS == 1)
+                d = dot_both<R::MAX, IN_FOURS<R>>(first, codes[i][0], second, codes[i][1]);
+            else
+                d = dot<R::MAX>(first, codes[i][0]);
             if (Vector<R>::START) d = d + start[i];
             total[k][i] = total[k][i] + floats(d) * spread<K>(scales[k][i]);
         }

@@ -129,6 +129,14 @@ inline Ints dot_maddubs(Bytes codes, const int8_t* x) {
     return {_mm256_madd_epi16(products<MAX>(codes.v, load_32(x)), _mm256_set1_epi16(1))};
 }
 
+inline __m128i six_bits(const uint8_t* p) {  // eight scales, eight minima
+    const __m128i all = load_16(p - 4);      // what lies before belongs to the block
+    const __m128i low = _mm_srlv_epi32(_mm_shuffle_epi32(all, 0xa5), _mm_setr_epi32(0, 2, 0, 2));
+    const __m128i high = _mm_srlv_epi32(_mm_shuffle_epi32(all, 0xff), _mm_setr_epi32(0, 0, 0, 4));
+    return _mm_or_si128(_mm_and_si128(low, _mm_setr_epi32(0x3f3f3f3f, 0x30303030, 0x3f3f3f3f, 0x30303030)),
+                        _mm_and_si128(high, _mm_setr_epi32(0, 0x0f0f0f0f, 0, 0x0f0f0f0f)));
+}
+
 // The compiler must not keep it in registers.
 inline void in_memory(const void* p) {
 #if defined(__GNUC__)

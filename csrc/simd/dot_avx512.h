@@ -109,19 +109,7 @@ inline Floats odd_of(PairFloats a) { return {_mm512_extractf32x8_ps(a.v, 1)}; }
 inline PairFloats floats(PairInts a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline PairInts operator+(PairInts a, PairInts b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline PairInts load_pair_ints(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
-// fold() of the halves of a, then of b.
-inline PairInts fold(PairInts a, PairInts b) {
-    return {_mm512_add_epi32(_mm512_shuffle_i64x2(a.v, b.v, 0x88), _mm512_shuffle_i64x2(a.v, b.v, 0xdd))};
-}
-
 inline PairFloats load_pair_floats(const float* p) { return {_mm512_loadu_ps(p)}; }
-inline __m128i six_bits(const uint8_t* p) {  // eight scales, eight minima
-    const __m128i all = load_16(p - 4);      // what lies before belongs to the block
-    const __m128i low = _mm_srlv_epi32(_mm_shuffle_epi32(all, 0xa5), _mm_setr_epi32(0, 2, 0, 2));
-    const __m128i high = _mm_srlv_epi32(_mm_shuffle_epi32(all, 0xff), _mm_setr_epi32(0, 0, 0, 4));
-    return _mm_or_si128(_mm_and_si128(low, _mm_setr_epi32(0x3f3f3f3f, 0x30303030, 0x3f3f3f3f, 0x30303030)),
-                        _mm_and_si128(high, _mm_setr_epi32(0, 0x0f0f0f0f, 0, 0x0f0f0f0f)));
-}
 // A super-block that begins with d, dmin and those twelve bytes: d * scales, then dmin * minima.
 inline PairFloats scales_and_minima(const uint8_t* p) {
     int32_t both;
@@ -155,6 +143,16 @@ inline PairInts dot(Pair codes, Pair x) {
     static_assert(2 * 127 * (MAX > 127 ? 128 : MAX) <= 32767, "an int16 overflows");
     return {_mm512_madd_epi16(_mm512_maddubs_epi16(codes.v, xs), _mm512_set1_epi16(1))};
 #endif
+}
+
+// Of four blocks, lanes l and l + 4 added. In FOURS they lie in different pairs, otherwise in the halves of one.
+template <int MAX, bool FOURS>
+inline PairInts dot_both(Pair first, Pair x, Pair second, Pair y) {
+    const PairInts a = dot<MAX>(first, x), b = dot<MAX>(second, y);
+    if constexpr (FOURS)
+        return a + b;
+    else
+        return {_mm512_add_epi32(_mm512_shuffle_i64x2(a.v, b.v, 0x88), _mm512_shuffle_i64x2(a.v, b.v, 0xdd))};
 }
 
 struct Sums {
