@@ -44,8 +44,12 @@ class TokenSource:
         self._parts = self._encoded(texts, encode, pieces)
         self._left = np.empty(0, np.int64)
 
-    def take(self, n_chunks: int | None) -> Ids:
-        """The next chunks, int64 (n, context): `n_chunks`, or all that are left; fewer, even none, at the end."""
+    def take(self, n_chunks: int | None, *, begin: bool = True) -> Ids:
+        """The next chunks, int64 (n, context): `n_chunks`, or all that are left; fewer, even none, at the end.
+
+        Args:
+            begin: each with BOS; else as the text has them.
+        """
         parts, n = [self._left], len(self._left)
         while n_chunks is None or n < n_chunks * self.context:
             part = next(self._parts, None)
@@ -57,7 +61,7 @@ class TokenSource:
         tokens = np.concatenate(parts)
         self._left = tokens[whole * self.context :]
         chunks = tokens[: whole * self.context].reshape(whole, self.context)
-        if self._bos_id is not None:
+        if begin and self._bos_id is not None:
             chunks[:, 0] = self._bos_id
         return chunks
 

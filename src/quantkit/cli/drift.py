@@ -37,10 +37,11 @@ class DriftCommand(Command):
         "quantkit drift scout-bf16.gguf scout-q4_k_m.gguf scout-q3_k_m.gguf --text prose.txt --report drift.html",
         "quantkit drift scout-bf16.gguf new.gguf --text prose.txt --fail-if 'kld.mean>0.05' --junit drift.xml",
         "quantkit drift scout-bf16.gguf scout-q4_k_m.gguf --weights-only",
+        "quantkit drift --kl-base scout-bf16.kld scout-q4_k_m.gguf",
     ),
 )
 @click.argument("reference", type=click.Path(), help="Checkpoint folder, or GGUF of f32, f16 or bf16.")
-@click.argument("quantized", type=click.Path(), nargs=-1, required=True, help="GGUF files of the same model.")
+@click.argument("quantized", type=click.Path(), nargs=-1, help="GGUF files of the same model.")
 @click.option(
     "--text",
     type=click.Path(),
@@ -54,11 +55,10 @@ class DriftCommand(Command):
 @click.option(
     "--context",
     type=TokenCount(),
-    default=512,
     cls=Option,
     group=TEXT,
     metavar="N",
-    help="Tokens of a chunk, each chunk a text of its own; an incomplete last one is dropped.",
+    help="Tokens of a chunk, each chunk a text of its own; an incomplete last one is dropped. 512 if not given.",
 )
 @click.option(
     "--tokens", type=TokenCount(), cls=Option, group=TEXT, metavar="N", help="Tokens to read; without it, all."
@@ -66,10 +66,19 @@ class DriftCommand(Command):
 @click.option(
     "--score",
     type=click.Choice(["all", "second-half"]),
-    default="all",
     cls=Option,
     group=TEXT,
-    help="Which tokens of a chunk count: all that have a next one, or its second half, as in llama-perplexity.",
+    help="Which tokens of a chunk count: all that have a next one, which is the default, or its second half, as in "
+    "llama-perplexity.",
+)
+@click.option(
+    "--kl-base",
+    type=click.Path(dir_okay=False),
+    cls=Option,
+    group=TEXT,
+    metavar="FILE",
+    help="Take this file of llama-perplexity --kl-divergence-base, with its tokens, for REFERENCE: all other files are "
+    "compared with it, in llama-perplexity's way.",
 )
 @click.option(
     "--weights-only", is_flag=True, cls=Option, group=WHAT, help="Compare weights alone, which needs no text."
@@ -89,6 +98,15 @@ class DriftCommand(Command):
     group=WHAT,
     metavar="FILE",
     help="Weight the errors of weights by this importance matrix as well.",
+)
+@click.option(
+    "--write-kl-base",
+    type=click.Path(dir_okay=False),
+    cls=Option,
+    group=RESULTS,
+    metavar="FILE",
+    help="Write the reference's log-probabilities there, as llama-perplexity --kl-divergence-base does: 0.2 MB for "
+    "each token of Llama 4.",
 )
 @click.option(
     "--json",
@@ -157,8 +175,9 @@ def command(
     no_local: bool,
     weights_only: bool,
     text: tuple[str, ...],
-    context: int,
+    context: int | None,
     tokens: int | None,
+    kl_base: str | None,
     **options: Any,
 ) -> None:
     """Say how far QUANTIZED files are from REFERENCE: next-token probabilities, routing, hidden states and weights.
@@ -179,6 +198,7 @@ def command(
         raise UsageError("--weights-only and --no-weights leave nothing to measure")
     if report_path is not None:
         check_installed()
+    reference, quantized = _sides(reference, quantized, kl_base)
     parsed = [parse_condition(one, weights_only=weights_only) for one in conditions]
     with output.progress() as report:
         result = drift(
@@ -211,6 +231,21 @@ def command(
             output.note(one.message, warning=one.failed)
     if any(one.failed for one in verdicts):
         ctx.exit(1)
+
+
+def _sides(reference: str, quantized: tuple[str, ...], kl_base: str | None) -> tuple[str, tuple[str, ...]]:
+    """Reference and candidates: a file of log-probabilities takes the reference's place."""
+    if kl_base is not None:
+        from quantkit.drift.kl_base import open_kl_base
+
+        open_kl_base(kl_base)  # what is none is refused as such, and not as a model
+        return kl_base, (reference, *quantized)
+    if not quantized:
+        raise UsageError(
+            "there is no file to compare with the reference",
+            hint="Name QUANTIZED files after REFERENCE, or give --kl-base.",
+        )
+    return reference, quantized
 
 
 def _report(result: Drift, verdicts: tuple[Verdict, ...]) -> dict[str, Any]:

@@ -40,6 +40,8 @@ def _show_facts(result: Drift) -> None:
             f"{result.reference.file}, {bytes_text(result.reference.bytes)}, {_types(result.reference.types)}",
         )
     ]
+    if result.kl_base is not None:
+        rows = [("reference", f"{result.reference.file}, {bytes_text(result.reference.bytes)} of log-probabilities")]
     if result.text is not None:
         text = result.text
         kind = f"{text.clusters:,} documents"
@@ -104,6 +106,8 @@ def _show_output(result: Drift, names: list[str]) -> None:
     output.table(columns, rows, title="Next-token probabilities", right=columns[1:])
     first = result.candidates[0].perplexity
     assert first is not None
+    if result.kl_base is not None:
+        output.line(f"{result.kl_base.statement}.")
     output.line(f"The reference's perplexity is {first.reference:.4g}.")
 
 

@@ -7,6 +7,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from quantkit.drift.base_walk import KlBaseFacts
 from quantkit.drift.clusters import Clusters, clusters
 from quantkit.drift.differences import Difference
 from quantkit.drift.figures import DeltaP, Figures, Flips, Kld, Perplexity
@@ -36,6 +37,7 @@ __all__ = [
     "Finding",
     "Flips",
     "Identity",
+    "KlBaseFacts",
     "Kld",
     "LayerDrift",
     "LayerRouting",

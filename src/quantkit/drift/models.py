@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -108,6 +109,12 @@ def open_model(path: str | os.PathLike[str]) -> Model:
         stored = {tensor.name: Stored(tensor.type, tensor.n_bytes) for tensor in file.tensors}
         return Model(identity, weights, vocabulary, stored)
     return Model(identity, open_weights(path), vocabulary, {})
+
+
+def names_of(files: Sequence[Identity]) -> list[str]:
+    """Without folders where that is enough to tell them apart."""
+    names = [Path(one.file).name for one in files]
+    return names if len(set(names)) == len(names) else [one.file for one in files]
 
 
 def refuse_quantized(reference: Model) -> None:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from quantkit.drift.base_walk import KlBaseFacts
 from quantkit.drift.differences import Difference
 from quantkit.drift.figures import DeltaP, Figures, Flips, Interval, Kld, Perplexity
 from quantkit.drift.findings import Finding
 from quantkit.drift.models import Identity
 from quantkit.drift.output import TokenScores
 from quantkit.drift.routing import LayerRouting
+from quantkit.drift.sample import Sample
 from quantkit.drift.states import StateError
 from quantkit.drift.watch import LayerDrift
 
@@ -47,6 +49,22 @@ class TextFacts:
     intervals_over: Literal["documents", "chunks"]
     clusters: int
     chunks_per_block: int | None
+
+    @classmethod
+    def of(cls, sample: Sample, files: Sequence[Path], score: str) -> TextFacts:
+        groups = sample.clusters
+        return cls(
+            files=tuple(map(str, files)),
+            sha256=sample.sha256,
+            tokens=sample.chunks.size,
+            context=sample.context,
+            score=score,
+            scored_tokens=len(sample.scored),
+            documents=groups.documents,
+            intervals_over=groups.kind,
+            clusters=groups.count,
+            chunks_per_block=groups.chunks_per_block,
+        )
 
 
 @dataclass(frozen=True)
@@ -201,6 +219,7 @@ class Drift:
         candidates: in the order in which they were named.
         differences: of all pairs of candidates.
         versions: of quantkit and numpy.
+        kl_base: None where the reference is a model, and not a file of its log-probabilities.
     """
 
     schema: int
@@ -209,6 +228,7 @@ class Drift:
     candidates: tuple[Candidate, ...]
     differences: tuple[Difference, ...]
     versions: dict[str, str]
+    kl_base: KlBaseFacts | None = None
 
     def to_json(self) -> dict[str, Any]:
         """report.json: only dicts, lists, texts, numbers, booleans and None, which also stands for infinite numbers."""

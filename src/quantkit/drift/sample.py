@@ -29,12 +29,14 @@ class Sample:
         domains: of each document, as its .jsonl names it; None where it does not.
         scored: numbers of the tokens whose logits count, ascending: chunk * context + position. The next token lies in
             the same chunk and document.
+        firsts: what the text has where each chunk begins with BOS, int64 (chunks,).
     """
 
     chunks: Ids
     documents: Ids
     domains: tuple[str | None, ...]
     scored: Ids
+    firsts: Ids
 
     @property
     def context(self) -> int:
@@ -50,6 +52,11 @@ class Sample:
     def clusters(self) -> Clusters:
         """Of scored tokens."""
         return clusters(self.documents[self.scored], self.scored // self.context)
+
+    @property
+    def text_tokens(self) -> Ids:
+        """The chunks as the text has them, without BOS at their beginning."""
+        return np.concatenate([self.firsts[:, None], self.chunks[:, 1:]], axis=1)
 
     @property
     def sha256(self) -> str:
@@ -97,15 +104,18 @@ def take_sample(
         return ids
 
     source = TokenSource(noted(), encode, encoder.bos_id, context, encoder.pieces)
-    chunks = source.take(None if tokens is None else tokens // context)
+    chunks = source.take(None if tokens is None else tokens // context, begin=False)
     if not len(chunks):
         raise UsageError(
             f"{', '.join(map(str, paths))}: {source.n_left} tokens do not fill one chunk of {context}",
             hint="Give more text, or a shorter --context.",
         )
+    firsts = chunks[:, 0].copy()
+    if encoder.bos_id is not None:
+        chunks[:, 0] = encoder.bos_id
     ends = np.cumsum(lengths)
     of_token = np.searchsorted(ends, np.arange(chunks.size), side="right")
-    return Sample(chunks, of_token, tuple(domains[: of_token[-1] + 1]), _scored(of_token, context, score))
+    return Sample(chunks, of_token, tuple(domains[: of_token[-1] + 1]), _scored(of_token, context, score), firsts)
 
 
 def _scored(documents: Ids, context: int, score: Score) -> Ids:

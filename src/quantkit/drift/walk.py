@@ -47,6 +47,7 @@ def walk(
     threads: int = 0,
     blocks: Blocks | None = None,
     progress: Callable[[Progress], None] | None = None,
+    at_end: Callable[[Stream], None] | None = None,
 ) -> list[Walked]:
     """Compare each candidate with the reference, layer by layer and then token by token.
 
@@ -54,6 +55,7 @@ def walk(
         local: also what each layer does by itself, on one chunk of sixteen: an eighth more time.
         max_ram_bytes: of the whole process, about; where hidden states do not fit in, they are kept in files.
         threads: 0 takes all processors; no result depends on it.
+        at_end: is given the reference's stream after its last layer; its first tokens are the sample's.
 
     Raises:
         PlanRefusedError: more memory is needed than is allowed.
@@ -105,6 +107,8 @@ def walk(
                 load = watch.local[number].reference_load if is_routed else ()
                 layers[number].append(_layer(layer, arrangement, streams[0], stream, observer, load))
                 tell(number + 1, layer + 1)
+        if at_end is not None:
+            at_end(streams[0])
         scores = _compare_logits(streams, reference.hp.vocab_size, sample, threads, tell)
     return [
         Walked(found, embedding, tuple(routed), tuple(drifts))
