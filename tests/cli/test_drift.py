@@ -9,7 +9,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from tests.drift.files import ROOT, TINY, converted
+from tests.drift.files import ROOT, TINY, changed, converted
+
+from quantkit.kernels import QuantizedTensor
 
 TEXT = ("--text", ROOT / "LICENSE", "--context", 64, "--tokens", 2048)
 
@@ -74,6 +76,33 @@ def test_gate(files: dict[str, Path], tmp_path: Path) -> None:
     as_json = run(TINY, files["q2_k"], *options, "--json", "-")
     assert as_json.returncode == 1
     assert json.loads(as_json.stdout)["gate"][0]["failed"] is True
+
+
+def test_report_for_people(files: dict[str, Path], tmp_path: Path) -> None:
+    """The page has the gate's verdicts and the command; it is there when the gate fails."""
+    path = tmp_path / "drift report.html"
+    done = run(TINY, files["q2_k"], *TEXT, "--report", path, "--fail-if", "kld.mean>0.001")
+    assert done.returncode == 1, done.stderr
+    page = path.read_text()
+    assert "Gate: 0 of 1 conditions passed." in page
+    assert "kld.mean &gt; 0.001: it is 0.0" in page
+    assert f"quantkit drift {TINY} {files['q2_k']} --text " in page
+    assert "--report &#39;" in page
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_findings_on_the_terminal(files: dict[str, Path], tmp_path: Path) -> None:
+    def quantized(tensor: QuantizedTensor) -> QuantizedTensor:
+        return QuantizedTensor.quantize(tensor.dequantize(), "q4_0")
+
+    path = changed(files["q8_0"], tmp_path / "faulty.gguf", tensors={"blk.2.ffn_gate_inp.weight": quantized})
+    done = run(TINY, path, files["q8_0"], "--weights-only", "--json", tmp_path / "report.json")
+    assert done.returncode == 0, done.stderr
+    assert "Findings" in done.stdout
+    assert "the router of layer 2 is quantized to q4_0" in " ".join(done.stdout.split())
+    faulty, sound = json.loads((tmp_path / "report.json").read_text())["candidates"]
+    assert [one["kind"] for one in faulty["findings"]] == ["router"]
+    assert sound["findings"] == []
 
 
 def test_weights_alone(files: dict[str, Path]) -> None:

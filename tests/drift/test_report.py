@@ -154,7 +154,7 @@ def test_no_drift_at_all(files: dict[str, Path], tmp_path: Path) -> None:
     """Nothing to take a logarithm of."""
     path = converted(tmp_path, ["bf16"])["bf16"]
     page = Page(render(quantkit.drift(path, [path], text=PROSE, context=64, tokens=256, threads=2)))
-    assert "in 100.0% of cases" in page.text
+    assert "in 100.0 % of cases" in page.text
 
 
 def test_a_fault_is_the_headline(files: dict[str, Path], tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def size_and_kld(named: Named) -> Picture | None:
     if not known:
         return None
     unit, divisor = _unit(max(one.bytes for _, one in known))
-    with Drawing("kld", 620, 360) as drawing:
+    with Drawing("kld", 540, 340) as drawing:
         axes = drawing.figure.subplots()
         points = []
         for place, (name, one) in enumerate(known):
@@ -40,12 +40,14 @@ def size_and_kld(named: Named) -> Picture | None:
         axes.margins(x=0.18, y=0.15)
         axes.set_xlabel(f"size of the file, {unit}")
         axes.set_ylabel("mean KLD, nats a token")
-        for x, y, name in points:
-            right = x > (min(points)[0] + max(points)[0]) / 2
+        middle = (min(points)[0] + max(points)[0]) / 2
+        for place, (x, y, name) in enumerate(points):
+            right = x > middle
+            crowded = any(_are_near(axes, (x, y), one[:2]) and (one[0] > middle) == right for one in points[:place])
             axes.annotate(
                 _short(name),
                 (x, y),
-                xytext=(-9 if right else 9, 5),
+                xytext=(-9 if right else 9, -14 if crowded else 5),
                 textcoords="offset points",
                 ha="right" if right else "left",
                 color=INK,
@@ -120,6 +122,12 @@ def _log_scale(axes: Axes, values: Sequence[float]) -> None:
     if max(positive) / min(positive) < 30:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _are_near(axes: Axes, one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Labels at these points would touch."""
+    (x, y), (u, v) = (axes.transData.transform(point) for point in (one, other))
+    return bool(abs(x - u) < 180 and abs(y - v) < 16)
 
 
 def _unit(n_bytes: int) -> tuple[str, int]:

@@ -1,26 +1,67 @@
-"""Figures of one file: a cell for each tensor of each layer, or for each expert."""
+"""Figures of one file: a cell for each tensor of each layer, or for each expert.
+
+All files of a page share a scale, so that colours can be compared from map to map.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.colors import LogNorm, Normalize
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from quantkit.drift.report.svg import Drawing, Picture
 from quantkit.drift.result import Candidate
 
 Cells = npt.NDArray[np.float64]
 _LABELLED = 32  # columns: with more, cells have no room for numbers
+_COLOURS = 40  # of a scale
+_LEAST_SHIFT = 1.0  # percentage points that have the scale's last colour, or more
 
 
-def weight_errors(name: str, candidate: Candidate) -> Picture | None:
-    """Relative error of each tensor: layers are columns, so that they are read from left to right."""
+@dataclass(frozen=True)
+class Map:
+    """What a heat map shows.
+
+    Args:
+        cells: (rows, columns), shares; NaN where there is nothing.
+        rows, columns: their names.
+        axis_names: of columns and of rows.
+        worst: in words.
+        signed: changes, not errors.
+    """
+
+    title: str
+    cells: Cells
+    rows: list[str]
+    columns: list[str]
+    axis_names: tuple[str, str]
+    worst: str
+    signed: bool = False
+
+
+def heat_maps(candidates: Sequence[Candidate]) -> list[list[Picture]]:
+    """Those of each candidate."""
+    found: list[list[Picture]] = [[] for _ in candidates]
+    for name, make in _MAPS.items():
+        maps = [make(one) for one in candidates]
+        known = [one.cells.reshape(-1) for one in maps if one is not None]
+        if not known:
+            continue
+        norm = _norm(100 * np.concatenate(known), signed=any(one.signed for one in maps if one is not None))
+        for place, one in enumerate(maps):
+            if one is not None:
+                found[place].append(_draw(f"{name}{place}", one, norm))
+    return found
+
+
+def _weight_errors(candidate: Candidate) -> Map | None:
+    """Of each tensor: layers are columns, so that they are read from left to right."""
     tensors = [one for one in candidate.tensors if one.layer is not None and len(one.shape) > 1]
     if not tensors:
         return None
@@ -31,19 +72,17 @@ def weight_errors(name: str, candidate: Candidate) -> Picture | None:
         assert one.layer is not None
         cells[kinds.index(_kind(one.name)), layers.index(one.layer)] = one.error.relative_error
     worst = max(tensors, key=lambda one: one.error.relative_error)
-    return _heat_map(
-        name,
-        cells,
-        kinds,
-        list(map(str, layers)),
-        ("layer", ""),
-        "Relative error of weights, %",
-        f"Relative error of weights by layer and tensor. Largest: {worst.name}, {worst.error.relative_error:.2%}.",
+    return Map(
+        title="Relative error of weights, by tensor and layer, %",
+        cells=cells,
+        rows=kinds,
+        columns=list(map(str, layers)),
+        axis_names=("layer", ""),
+        worst=f"{worst.name}, {worst.error.relative_error:.2%}",
     )
 
 
-def expert_weight_errors(name: str, candidate: Candidate) -> Picture | None:
-    """Relative error of the weights of each expert, over its three matrices: layers are rows."""
+def _expert_weight_errors(candidate: Candidate) -> Map | None:
     errors: dict[int, list[list[float]]] = {}
     for one in candidate.tensors:
         if one.experts and one.layer is not None:
@@ -52,60 +91,50 @@ def expert_weight_errors(name: str, candidate: Candidate) -> Picture | None:
         return None
     layers = sorted(errors)
     cells = np.array([np.max(errors[layer], axis=0) for layer in layers])
-    row, col = np.unravel_index(int(np.argmax(np.nan_to_num(cells))), cells.shape)
-    return _heat_map(
-        name,
-        cells,
-        list(map(str, layers)),
-        list(map(str, range(cells.shape[1]))),
-        ("expert", "layer"),
-        "Relative error of an expert's weights (the worst of its matrices), %",
-        f"Relative error of weights by layer and expert. Largest: expert {col} of layer {layers[row]}, "
-        f"{cells[row, col]:.2%}.",
-    )
+    return _by_expert("Relative error of an expert's weights, the worst of its three matrices, %", cells, layers)
 
 
-def expert_errors(name: str, candidate: Candidate) -> Picture | None:
-    """Relative error of what each expert adds to the hidden states."""
-    layers = [one for one in candidate.layers if one.experts]
-    if not any(expert.error is not None for one in layers for expert in one.experts):
+def _expert_output_errors(candidate: Candidate) -> Map | None:
+    layers = [one for one in candidate.layers if any(expert.error is not None for expert in one.experts)]
+    if not layers:
         return None
-    cells = np.array(
-        [
-            [math.nan if expert.error is None else expert.error.relative_error for expert in one.experts]
-            for one in layers
-        ]
-    )
-    row, col = np.unravel_index(int(np.argmax(np.nan_to_num(cells))), cells.shape)
-    return _heat_map(
-        name,
-        cells,
-        [str(one.layer) for one in layers],
-        list(map(str, range(cells.shape[1]))),
-        ("expert", "layer"),
-        "Relative error of an expert's output, on the reference's inputs, %",
-        f"Relative error of what experts add to hidden states, by layer and expert. Largest: expert {col} of layer "
-        f"{layers[row].layer}, {cells[row, col]:.2%}. A dash: no token of the sample went there.",
-    )
+    errors = [
+        [math.nan if expert.error is None else expert.error.relative_error for expert in one.experts] for one in layers
+    ]
+    title = "Relative error of what an expert adds to hidden states, on the reference's inputs, %"
+    return _by_expert(title, np.array(errors), [one.layer for one in layers])
 
 
-def load_shifts(name: str, candidate: Candidate) -> Picture | None:
-    """Change of the share of tokens that each expert gets, in percentage points."""
+def _load_shifts(candidate: Candidate) -> Map | None:
     routing = candidate.routing
     if routing is None:
         return None
     cells = np.array(routing.load) - np.array(routing.load_reference)
-    row, col = np.unravel_index(int(np.argmax(np.abs(cells))), cells.shape)
-    return _heat_map(
-        name,
-        cells,
-        list(map(str, routing.layers)),
-        list(map(str, range(cells.shape[1]))),
-        ("expert", "layer"),
-        "Change of an expert's share of tokens, percentage points",
-        f"Change of experts' share of tokens, by layer and expert. Largest: expert {col} of layer "
-        f"{routing.layers[row]}, {100 * cells[row, col]:+.2f} percentage points.",
-        signed=True,
+    title = "Change of an expert's share of tokens, percentage points"
+    return _by_expert(title, cells, routing.layers, signed=True)
+
+
+_MAPS: dict[str, Callable[[Candidate], Map | None]] = {
+    "weights": _weight_errors,
+    "experts": _expert_weight_errors,
+    "outputs": _expert_output_errors,
+    "load": _load_shifts,
+}
+
+
+def _by_expert(title: str, cells: Cells, layers: Sequence[int], *, signed: bool = False) -> Map:
+    row, column = divmod(int(np.argmax(np.abs(np.nan_to_num(cells)))), cells.shape[1])
+    value = 100 * cells[row, column]
+    return Map(
+        title=title,
+        cells=cells,
+        rows=list(map(str, layers)),
+        columns=list(map(str, range(cells.shape[1]))),
+        axis_names=("expert", "layer"),
+        worst=f"expert {column} of layer {layers[row]}, {value:+.2f}"
+        if signed
+        else f"expert {column} of layer {layers[row]}, {value:.2f} %",
+        signed=signed,
     )
 
 
@@ -113,73 +142,84 @@ def _kind(name: str) -> str:
     return name.split(".", 2)[2].removesuffix(".weight")
 
 
-def _heat_map(
-    name: str,
-    cells: Cells,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    axis_names: tuple[str, str],
-    title: str,
-    description: str,
-    *,
-    signed: bool = False,
-) -> Picture:
-    n_rows, n_columns = cells.shape
-    percent = 100 * np.where(np.isfinite(cells), cells, np.nan)
+def _draw(name: str, shown: Map, norm: Normalize) -> Picture:
+    n_rows, n_columns = shown.cells.shape
+    percent = 100 * np.where(np.isfinite(shown.cells), shown.cells, np.nan)
     labelled = n_columns <= _LABELLED
-    label = max(map(len, rows)) * 7 + 60
-    cell = 44 if labelled else 12
-    width = max(420, label + cell * n_columns + 90)
+    label = max(map(len, shown.rows)) * 7 + 60
+    width = max(420, label + (44 if labelled else 12) * n_columns + 90)
     with Drawing(name, width, max(200, 26 * n_rows + 70)) as drawing:
         axes = drawing.figure.subplots()
-        norm = _norm(percent, signed=signed)
-        colours = colormaps["PuOr" if signed else "viridis"]
+        colours = colormaps["PuOr" if shown.signed else "viridis"].resampled(_COLOURS)
         mesh = axes.pcolormesh(percent, cmap=colours, norm=norm, edgecolors="face", linewidth=0.2)
         axes.invert_yaxis()
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
-        axes.set_yticks(np.arange(n_rows) + 0.5, rows)
+        axes.set_yticks(np.arange(n_rows) + 0.5, shown.rows)
         step = 1 if labelled else 8
-        axes.set_xticks(np.arange(0, n_columns, step) + 0.5, columns[::step])
+        axes.set_xticks(np.arange(0, n_columns, step) + 0.5, shown.columns[::step])
         axes.tick_params(length=0)
-        axes.set_xlabel(axis_names[0])
-        axes.set_ylabel(axis_names[1])
+        axes.set_xlabel(shown.axis_names[0])
+        axes.set_ylabel(shown.axis_names[1])
         if labelled:
             for (row, column), value in np.ndenumerate(percent):
                 known = math.isfinite(value)
-                shade = _luminance(colours(norm(value))) if known else 0.0
-                colour = ("black" if shade > 0.45 else "white") if known else "gray"
-                text = _cell_text(value, signed=signed) if known else "–"
+                colour = _readable_on(colours(norm(value))) if known else "gray"
+                text = _cell_text(value, signed=shown.signed) if known else "–"
                 axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=11)
         bar: Any = drawing.figure.colorbar(mesh, ax=axes, pad=0.02, fraction=0.04)
         bar.outline.set_visible(False)
         bar.solids.set_rasterized(False)  # it would become an image
-        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}" if signed else f"{value:g}"))
-        bar.ax.yaxis.set_minor_formatter(NullFormatter())
-        return drawing.picture(title, description)
+        bar.solids.set_edgecolor("face")
+        ticks = _evenly(norm) if shown.signed else list(_round_numbers(norm))
+        bar.set_ticks(ticks, labels=[f"{value:+.2g}" if shown.signed else f"{value:g}" for value in ticks])
+        bar.minorticks_off()
+        return drawing.picture(shown.title, f"{shown.title}. Largest: {shown.worst}.")
 
 
 def _norm(percent: Cells, *, signed: bool) -> Normalize:
     """Logarithmic for errors: types are factors of two apart, and a fault is far beyond."""
     known = percent[np.isfinite(percent)]
     if signed:
-        most = max(float(np.abs(known).max(initial=0.0)), 0.1)
+        most = max(float(np.abs(known).max(initial=0.0)), _LEAST_SHIFT)
         return Normalize(-most, most)
     positive = known[known > 0]
     if not len(positive):
         return Normalize(0, 1)
     low, high = float(positive.min()), float(positive.max())
-    return LogNorm(low / 1.2, high * 1.2, clip=True)
+    return LogNorm(low / 1.5, max(high, 10 * low) * 1.2, clip=True)
+
+
+def _evenly(norm: Normalize) -> list[float]:
+    assert norm.vmax is not None
+    return [norm.vmax * part for part in (-1, -0.5, 0, 0.5, 1)]
+
+
+def _round_numbers(norm: Normalize) -> Iterator[float]:
+    """1, 2, 5, 10, ... on a logarithmic scale; 0 and 1 where there is no error."""
+    assert norm.vmin is not None
+    assert norm.vmax is not None
+    if norm.vmin <= 0:
+        yield from (0.0, 1.0)
+        return
+    decades = math.log10(norm.vmax / norm.vmin)
+    for power in range(math.floor(math.log10(norm.vmin)), math.ceil(math.log10(norm.vmax)) + 1):
+        for first in (1, 2, 5) if decades < 4 else (1,):
+            value = float(f"{first}e{power}")
+            if norm.vmin <= value <= norm.vmax:
+                yield value
 
 
 def _cell_text(value: float, *, signed: bool) -> str:
     if signed:
-        return f"{value:+.1f}"
+        return f"{value:+.2f}" if abs(value) < 9.995 else f"{value:+.1f}"
     if value == 0:
         return "0"
-    return f"{value:.2g}" if value < 10 else f"{value:.0f}"
+    return f"{value:#.2g}" if value < 9.95 else f"{value:.0f}"
 
 
-def _luminance(colour: tuple[float, float, float, float]) -> float:
-    red, green, blue, _ = colour
-    return 0.299 * red + 0.587 * green + 0.114 * blue
+def _readable_on(colour: tuple[float, float, float, float]) -> str:
+    """Black or white, whichever has more contrast as WCAG defines it."""
+    linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in colour[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from quantkit.drift.report.svg import Picture
 
 _NEEDS = ("jinja2", "matplotlib")
-_WORST = 5  # tensors of each file
+_WORST = 3  # tensors of each file, 8 of a single one
 _FINDINGS = 20  # of each file
 
 
@@ -48,6 +48,7 @@ class Section:
     more: int
     worst: tuple[Worst, ...]
     pictures: tuple[Picture, ...]
+    outside: str
 
 
 def check_installed() -> None:
@@ -82,6 +83,8 @@ def render(drift: Drift, verdicts: Sequence[Verdict] = (), *, command: str | Non
     check_installed()
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    from quantkit.drift.report.heat_maps import heat_maps
+
     environment = Environment(
         loader=PackageLoader("quantkit.drift", "report"),
         autoescape=True,
@@ -91,10 +94,13 @@ def render(drift: Drift, verdicts: Sequence[Verdict] = (), *, command: str | Non
     )
     environment.filters |= {"size": _size, "percent": _percent, "interval": _interval, "number": _number}
     named = list(zip(_names(drift), drift.candidates, strict=True))
-    sections = [_section(place, name, one) for place, (name, one) in enumerate(named)]
+    maps = heat_maps(drift.candidates)
+    sections = [_section(name, one, pictures) for (name, one), pictures in zip(named, maps, strict=True)]
+    worst = max((one for one in sections if one.worst), key=lambda one: one.worst[0].relative_error, default=None)
     page: str = environment.get_template("page.html").render(
         drift=drift,
         named=named,
+        reference=Path(drift.reference.file).name or drift.reference.file,
         sections=sections,
         headline=_headline(sections),
         faulty=[one for one in sections if one.found],
@@ -104,7 +110,9 @@ def render(drift: Drift, verdicts: Sequence[Verdict] = (), *, command: str | Non
         layers=_layer_curves(named),
         domains=_domains(named),
         command=command,
-        any_better=any(row.better for one in sections for row in one.worst),
+        worst="" if worst is None else _worst_of_all(worst, alone=len(sections) == 1),
+        opened=(worst or sections[0]).name,
+        n_worst=_WORST if len(sections) > 1 else 8,
         versions=dict(drift.versions),
     )
     return page
@@ -141,7 +149,9 @@ def _headline(sections: Sequence[Section]) -> str:
 def _agreement(one: Section, introduction: str) -> str:
     agreement = one.candidate.top1_agreement
     assert agreement is not None
-    return f"{one.name} {introduction}predicts the same next token as the reference in {agreement:.1%} of cases."
+    return (
+        f"{one.name} {introduction}predicts the same next token as the reference in {_percent(agreement, 1)} of cases."
+    )
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -152,27 +162,21 @@ def _it(names: Sequence[str]) -> str:
     return "it" if len(names) == 1 else "them"
 
 
-def _section(place: int, name: str, candidate: Candidate) -> Section:
-    from quantkit.drift.report.heat_maps import expert_errors, expert_weight_errors, load_shifts, weight_errors
-
-    drawn = (
-        weight_errors(f"weights{place}", candidate),
-        expert_weight_errors(f"experts{place}", candidate),
-        expert_errors(f"outputs{place}", candidate),
-        load_shifts(f"load{place}", candidate),
-    )
+def _section(name: str, candidate: Candidate, pictures: Sequence[Picture]) -> Section:
+    outside = [one for one in candidate.tensors if one.layer is None and len(one.shape) > 1]
     tensors = sorted(candidate.tensors, key=lambda one: one.error.relative_error, reverse=True)
     return Section(
         name=name,
         candidate=candidate,
         found=candidate.findings[:_FINDINGS],
         more=max(0, len(candidate.findings) - _FINDINGS),
-        worst=tuple(_worst(one) for one in tensors[:_WORST] if one.error.relative_error > 0),
-        pictures=tuple(one for one in drawn if one is not None),
+        worst=tuple(_row(one) for one in tensors if one.error.relative_error > 0),
+        pictures=tuple(pictures),
+        outside=", ".join(f"{one.name} {_percent(one.error.relative_error)} ({one.type})" for one in outside),
     )
 
 
-def _worst(tensor: TensorDrift) -> Worst:
+def _row(tensor: TensorDrift) -> Worst:
     better, expected = improvement(tensor), expected_error(tensor.type)
     expert = ""
     if tensor.experts:
@@ -188,6 +192,19 @@ def _worst(tensor: TensorDrift) -> Worst:
         better_error=None if better is None else better.relative_error,
         better_bytes="" if better is None else f"{'−' if better.bytes < 0 else '+'}{_size(abs(better.bytes))}",
     )
+
+
+def _worst_of_all(section: Section, *, alone: bool) -> str:
+    """Its worst tensor in a sentence."""
+    row = section.worst[0]
+    of = "" if alone else f" of {section.name}"
+    text = f"{row.tensor}{of} has the largest error of all: {_percent(row.relative_error)} in {row.type}."
+    if section.found:
+        return f"{text} What is wrong with the file comes first: see above."
+    if not row.better:
+        return text
+    more = row.better_bytes.removeprefix("+")
+    return f"{text} {row.better} would make it {_percent(row.better_error)}, for {more} more."
 
 
 def _curves(named: Sequence[tuple[str, Candidate]]) -> list[Picture]:
@@ -263,9 +280,9 @@ def _percent(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f} %"
 
 
-def _number(value: float | None, form: str = ".3g") -> str:
+def _number(value: float | None, form: str = "#.3g") -> str:
     return "–" if value is None else f"{value:{form}}"
 
 
-def _interval(ends: tuple[float, float] | None, form: str = ".3g") -> str:
+def _interval(ends: tuple[float, float] | None, form: str = "#.3g") -> str:
     return "too little text" if ends is None else f"{ends[0]:{form}} to {ends[1]:{form}}"

@@ -94,6 +94,7 @@ def _embedded(svg: str, name: str) -> str:
     rest = re.sub(r'\bid="', f'id="{name}-', rest)
     rest = re.sub(r'href="#', f'href="#{name}-', rest)
     rest = re.sub(r"url\(#", f"url(#{name}-", rest)
+    rest = re.sub(r"(font: [^;'\"]*?px) '[^;\"]*", r"\1 sans-serif", rest)
     for colour, style in _STYLE.items():
         rest = rest.replace(colour, style)
     return f'<svg {box[0]} aria-hidden="true">{re.sub(chr(10) + "+ *", chr(10), rest)}'
