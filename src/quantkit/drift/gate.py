@@ -200,7 +200,10 @@ def judge(drift: Drift, conditions: Sequence[Condition | str]) -> tuple[Verdict,
 def _verdict(candidate: Candidate, condition: Condition) -> Verdict:
     value = MEASURES[condition.name].value(candidate)
     if value is None:
-        hints = {"routing": "No layers with experts, or only log-probabilities to compare with.", "experts": "No expert saw a sampled token."}
+        hints = {
+            "routing": "No layers with experts, or only log-probabilities to compare with.",
+            "experts": "No expert saw a sampled token.",
+        }
         hint = hints.get(condition.name.split(".")[0], "More text gives intervals; weights need no --no-weights.")
         raise UsageError(f"{candidate.file}: {condition.name} was not measured", hint=hint)
     failed = value != value or _COMPARISONS[condition.comparison](value, condition.limit)
