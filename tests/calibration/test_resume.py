@@ -17,6 +17,7 @@ from tests.llama4 import checkpoints
 
 import quantkit
 from quantkit.calibration import Calibration, Cost, Progress
+from quantkit.calibration.savepoint import Savepoint
 from quantkit.errors import CheckpointError, NonFiniteError, OutputError, PlanRefusedError, QuantkitError, ResumeError
 from quantkit.gguf import read_imatrix
 from quantkit.llama4.forward import Stream
@@ -38,8 +39,8 @@ RUN: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dense layer and one with experts."""
-    return checkpoints.build(tmp_path_factory.mktemp("small") / "model", layers=2, experts=2, moe_step=2)
+    """Two dense layers, one with experts between them."""
+    return checkpoints.build(tmp_path_factory.mktemp("small") / "model", layers=3, experts=2, moe_step=2)
 
 
 class Stopped(Exception):
@@ -126,7 +127,12 @@ def test_killed_twenty_times(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("power_cut", [False, True])
-def test_killed_between_any_two_steps(power_cut: bool, small: Path, tmp_path: Path) -> None:
+def test_killed_between_any_two_steps(
+    power_cut: bool, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantkit.calibration.walk.check_layers", lambda *_: None)  # for speed, as in the process
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    monkeypatch.setattr(os, "fdatasync", lambda fd: None, raising=False)
     whole, out = tmp_path / "whole.gguf", tmp_path / "out.gguf"
     run = {**RUN, "checkpoint": small, "context": 16, "tokens": 32, "max_tokens": 64}
     first = quantkit.calibrate(**run, out=whole)
@@ -333,6 +339,43 @@ def test_a_full_disk_keeps_the_layers_before(tmp_path: Path, monkeypatch: pytest
     assert costs[0].finished_layers > 0
     quantkit.calibrate(**RUN, out=tmp_path / "whole.gguf")
     assert out.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+
+
+def test_a_disk_without_room_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is computed; what has been written counts as room."""
+    out, cost = tmp_path / "out.gguf", cost_of(out=tmp_path / "out.gguf")
+    usage = shutil.disk_usage(tmp_path)
+
+    def with_free(n_bytes: int) -> Any:
+        return lambda folder: usage._replace(free=n_bytes)
+
+    monkeypatch.setattr(shutil, "disk_usage", with_free(cost.disk_bytes - 1))
+    with pytest.raises(PlanRefusedError, match=rf"{cost.disk_bytes:,} are needed") as caught:
+        quantkit.calibrate(**RUN, out=out)
+    assert "Make room for 1 bytes" in caught.value.hint
+    assert not names(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", with_free(cost.disk_bytes))
+    stop(out, layer=3)
+    n_written = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert 0 < n_written < cost.disk_bytes
+    monkeypatch.setattr(shutil, "disk_usage", with_free(cost.disk_bytes - 4096 * (n_written // 4096)))
+    quantkit.calibrate(**RUN, out=out)
+
+
+def test_the_disk_takes_what_was_announced(tmp_path: Path) -> None:
+    """The largest sum of all files, looked at after each layer and at the end."""
+    out, cost = tmp_path / "out.gguf", cost_of(out=tmp_path / "out.gguf")
+    held: list[int] = []
+
+    class Looking(Savepoint):
+        def note_round(self, *arguments: Any) -> None:
+            super().note_round(*arguments)
+            held.append(sum(path.stat().st_size for path in tmp_path.iterdir()))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("quantkit.calibration.run.Savepoint", Looking)
+        quantkit.calibrate(**RUN, out=out)
+    assert max(held) == pytest.approx(cost.disk_bytes, rel=0.1)
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.llama4 import checkpoints
+from threadpoolctl import threadpool_info
 
 import quantkit
 from quantkit import calibration
@@ -16,7 +18,7 @@ from quantkit.calibration.collector import statistics_bytes
 from quantkit.checkpoint import open_checkpoint
 from quantkit.errors import NonFiniteError, PlanRefusedError, QuantkitError, UsageError
 from quantkit.gguf import merge_imatrix, read_imatrix
-from quantkit.llama4.forward import Inputs, Stream, open_weights
+from quantkit.llama4.forward import Inputs, Matrix, Stream, open_weights
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "data" / "tiny-llama4"
@@ -179,3 +181,22 @@ def test_an_input_that_is_not_finite_names_tensor_and_expert() -> None:
     with pytest.raises(QuantkitError, match=r"blk\.1\.ffn_gate_exps\.weight, expert 2") as caught:
         collector.inputs(Inputs(1, ("blk.1.ffn_gate_exps.weight",), x, np.arange(2), 2, np.ones(2, np.float32)))
     assert isinstance(caught.value, NonFiniteError)
+
+
+def test_threads_bound_those_of_blas_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever a matrix is multiplied, by whatever thread of ours, BLAS has one thread."""
+    seen: set[tuple[str, int]] = set()
+    product = Matrix.product
+
+    def watched(self: Matrix, x: Any, out: Any, team: Any) -> Any:
+        blas = [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+        names = [thread.name for thread in threading.enumerate() if thread.name.startswith("quantkit-work")]
+        seen.update({("blas", n) for n in blas} | {("ours", len(names) + 1)})
+        return product(self, x, out, team)
+
+    monkeypatch.setattr(Matrix, "product", watched)
+    for threads in (1, 3):
+        seen.clear()
+        run(tmp_path / f"{threads}.gguf", tokens=512, threads=threads)
+        assert {n for kind, n in seen if kind == "blas"} == {1}
+        assert max(n for kind, n in seen if kind == "ours") <= threads

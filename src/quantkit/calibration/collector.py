@@ -90,14 +90,26 @@ class Collector(Observer):
         return Imatrix(entries, datasets, n_chunks, context)
 
 
-def statistics_bytes(hp: Hyperparameters) -> int:
-    """Memory that the sums of all layers take, and writing them, which makes float32 of them for each name."""
+def sums_bytes(hp: Hyperparameters) -> int:
+    """What the sums of all layers take, Σx and Σx² in float64."""
     hidden, mixed = hp.hidden_size, hp.n_heads * hp.head_dim
     n_moe = len(hp.moe_layers)
     held = hp.n_layers * (2 * hidden + mixed)
     held += n_moe * (hp.expert_width + hp.n_experts * (hidden + hp.expert_width))
     held += (hp.n_layers - n_moe) * hp.dense_width
+    return 16 * held
+
+
+def file_bytes(hp: Hyperparameters) -> int:
+    """What the file takes, which has float32 for each name."""
+    hidden, mixed = hp.hidden_size, hp.n_heads * hp.head_dim
+    n_moe = len(hp.moe_layers)
     written = hp.n_layers * (3 * hidden + mixed + 3 * hidden)
     written += n_moe * (hp.expert_width + hp.n_experts * (2 * hidden + hp.expert_width))
     written += (hp.n_layers - n_moe) * hp.dense_width
-    return 2 * (8 * held + 4 * written)  # Σx and Σx²
+    return 8 * written
+
+
+def statistics_bytes(hp: Hyperparameters) -> int:
+    """Memory that the sums of all layers take, and writing them."""
+    return sums_bytes(hp) + file_bytes(hp)

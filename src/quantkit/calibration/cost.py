@@ -17,6 +17,7 @@ class Cost:
         states_bytes: of the hidden states.
         states_in_memory: else they lie in a file beside the output.
         peak_ram_bytes: about, of the whole process.
+        disk_bytes: about, at most, of all files beside the output until it is whole, and of itself.
         round, finished_layers: where an earlier run was stopped, and this one goes on.
         finished_tokens: of the rounds before.
     """
@@ -29,6 +30,7 @@ class Cost:
     states_bytes: int
     states_in_memory: bool
     peak_ram_bytes: int
+    disk_bytes: int
     round: int = 1
     finished_layers: int = 0
     finished_tokens: int = 0

@@ -14,6 +14,7 @@ from __future__ import annotations
 import glob
 import io
 import os
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -153,6 +154,17 @@ class Savepoint:
         finally:
             self._journal.close()
 
+    def check_room(self, n_bytes: int) -> None:
+        """PlanRefusedError when what has been written and what is free are less than `n_bytes`."""
+        folder = self._part.absolute().parent
+        held = sum(path.stat().st_blocks * 512 for path in self._files() if path.exists())
+        free = shutil.disk_usage(folder).free
+        if n_bytes > held + free:
+            raise PlanRefusedError(
+                f"{folder} has {free:,} bytes free, and {n_bytes - held:,} are needed until {self._out.name} is whole",
+                hint=f"Make room for {n_bytes - held - free:,} bytes, or write to another disk.",
+            )
+
     def restore(self, collector: Collector) -> None:
         """Give back the sums of all layers. ResumeError when a file does not hold them any more."""
         for _, (number, offset, size) in sorted(self.point.sums.items()):
@@ -216,7 +228,7 @@ class Savepoint:
 
     def _remove(self, *, keep_journal: bool = False) -> None:
         unfinished = self._part.parent.glob(f".{glob.escape(self._part.name)}.*.part")  # of atomic_file
-        for path in (*map(self._states, (0, 1)), *map(self._sums, (0, 1)), self._part, *unfinished):
+        for path in (*self._files(), *unfinished):
             path.unlink(missing_ok=True)
         sync_folder(self._part.parent)
         if not keep_journal:
@@ -226,6 +238,9 @@ class Savepoint:
     def _note(self, line: dict[str, Any]) -> None:
         self._journal.append(line)
         self.point = self.point.after(line)
+
+    def _files(self) -> tuple[Path, ...]:
+        return self._states(0), self._states(1), self._sums(0), self._sums(1), self._part
 
     def _states(self, layer: int) -> Path:
         return _beside(self._out, f".states-{layer % 2}")

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantkit.calibration.collector import statistics_bytes
+from quantkit.calibration.collector import file_bytes, statistics_bytes, sums_bytes
 from quantkit.calibration.cost import Cost
 from quantkit.calibration.savepoint import Point, Savepoint
 from quantkit.calibration.self_check import check_layers
 from quantkit.calibration.tokens import Ids, TokenSource
 from quantkit.calibration.watch import Watch
 from quantkit.errors import UsageError
+from quantkit.kernels.blas import blas_threads
 from quantkit.llama4.forward import Memory, Stream, Weights
 
 
@@ -78,7 +79,8 @@ class Walk:
             ) as stream:
                 self._announce(stream.memory, chunks, supply)
                 if point == Point():
-                    check_layers(self.weights, chunks, self.threads)
+                    with blas_threads(1):  # for the plain half of it too
+                        check_layers(self.weights, chunks, self.threads)
                 while stream.layer < hp.n_layers:
                     stream.advance()
                     states = stream.states if stream.layer < hp.n_layers else None
@@ -87,11 +89,16 @@ class Walk:
         return time.monotonic() - start
 
     def _announce(self, memory: Memory, chunks: Ids, supply: Supply) -> None:
-        tell, self.announce = self.announce, None
+        """Say what is ahead, and refuse it if the disk has no room."""
+        hp, point, tell = self.weights.hp, self.saved.point, self.announce
+        in_memory = memory.keeps_states(self.max_ram_bytes)
+        states_bytes = 4 * chunks.size * hp.hidden_size
+        n_sums = 2 if point.rounds or supply.n_most > supply.n_chunks else 1
+        disk_bytes = 2 * states_bytes + n_sums * sums_bytes(hp) + file_bytes(hp)
+        self.saved.check_room(disk_bytes)
         if tell is None:
             return
-        hp, point = self.weights.hp, self.saved.point
-        in_memory = memory.keeps_states(self.max_ram_bytes)
+        self.announce = None
         tell(
             Cost(
                 tokens=chunks.size,
@@ -102,6 +109,7 @@ class Walk:
                 states_bytes=memory.states,
                 states_in_memory=in_memory,
                 peak_ram_bytes=memory.working + statistics_bytes(hp) + (memory.states if in_memory else 0),
+                disk_bytes=disk_bytes + (0 if in_memory else memory.states),
                 round=len(point.rounds) + 1,
                 finished_layers=point.layer,
                 finished_tokens=sum(one.tokens for one in point.rounds),

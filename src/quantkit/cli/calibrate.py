@@ -153,7 +153,7 @@ def announce(cost: Cost) -> None:
     text = (
         f"{cost.tokens:,} tokens through {cost.layers - cost.finished_layers} layers: reads "
         f"{bytes_text(cost.read_bytes)}, hidden states {bytes_text(cost.states_bytes)} {place}, about "
-        f"{bytes_text(cost.peak_ram_bytes)} of memory"
+        f"{bytes_text(cost.peak_ram_bytes)} of memory and {bytes_text(cost.disk_bytes)} on disk until it is done"
     )
     ahead = cost.max_tokens - cost.finished_tokens
     if cost.round > 1 or cost.finished_layers:
