@@ -91,10 +91,7 @@ class Bench:
     def run(self, walk: str, *, is_timed: bool = True, **arguments: Any) -> Record:
         around = self._around if is_timed else []
         line = [*around, sys.executable, str(WALKS), walk, json.dumps(arguments)]
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-        }
-        done = subprocess.run(line, stdout=subprocess.PIPE, text=True, env=environment)
+        done = subprocess.run(line, stdout=subprocess.PIPE, text=True)
         if done.returncode:
             raise SystemExit(f"{walk} {arguments} ended with {done.returncode}")
         found: Record = json.loads(done.stdout.strip().splitlines()[-1])
