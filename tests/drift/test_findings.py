@@ -117,9 +117,8 @@ def test_a_quantized_router(files: dict[str, Path], tmp_path: Path, type: str) -
     assert (one.severity, one.kind, one.tensor, one.layer) == ("fault", "router", name, 1)
     assert f"the router of layer 1 is quantized to {type} (relative error" in one.statement
     assert candidate.routing is not None
-    assert (
-        f"that alone sends {1 - candidate.routing.agreement_local[1]:.2%} of tokens to another expert" in one.statement
-    )
+    flipped = 100 * (1 - candidate.routing.agreement_local[1])
+    assert f"that alone sends {flipped:.2f} % of tokens to another expert" in one.statement
     assert "Keep ffn_gate_inp in f32" in one.advice
 
 
@@ -185,7 +184,7 @@ def test_keys_that_differ(files: dict[str, Path], tmp_path: Path) -> None:
     found = with_text(path).findings
     assert found
     assert {(one.severity, one.kind) for one in found} == {("fault", "keys")}
-    assert "though the weights are the reference's" in found[0].statement
+    assert "% though the weights are the reference's" in found[0].statement
 
 
 @pytest.mark.parametrize("type", ["q2_k", "q3_k_m", "q4_k_m", "q5_0", "iq4_xs", "q6_k"])

@@ -180,3 +180,29 @@ def test_a_missing_package_is_named(drift: Drift, monkeypatch: pytest.MonkeyPatc
 def test_nothing_heavy_is_imported_with_the_room() -> None:
     code = "import quantkit.drift.report, sys; assert not {'matplotlib', 'jinja2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_was_not_compared_is_not_praised(files: dict[str, Path], tmp_path: Path) -> None:
+    base = tmp_path / "base.kld"
+    options = {"text": PROSE, "context": 64, "tokens": 512, "threads": 2}
+    quantkit.drift(TINY, [files["q8_0"]], weights=False, write_kl_base=base, **options)
+    result = quantkit.drift(base, [files["q2_k"], files["q4_k_m"]], threads=2)
+    assert result.kl_base is not None
+    page = Page(render(result))
+    assert [one for one in page.ids() if one in SECTIONS] == ["files", "size", "repeat"]
+    assert "Weights were not compared" in page.text
+    assert "No faults found" not in page.text
+    assert result.kl_base.statement in page.text
+
+
+def test_findings_and_types_that_would_help_do_not_mix(files: dict[str, Path], tmp_path: Path) -> None:
+    def doubled(tensor: QuantizedTensor) -> QuantizedTensor:
+        return QuantizedTensor.quantize(2 * tensor.dequantize(), tensor.format)
+
+    path = changed(files["q4_k_m"], tmp_path / "faulty.gguf", tensors={"blk.1.attn_v.weight": doubled})
+    source = render(quantkit.drift(TINY, [path], weights_only=True, threads=2))
+    rows = re.findall(r"<tr>(<td class=\"text\">blk\.\d\.attn.*?)</tr>", source, re.DOTALL)
+    assert "blk.1.attn_v.weight" in rows[0]
+    assert "see above" in rows[0]
+    assert "would make it" not in source
+    assert not any("see above" in row for row in rows[1:])

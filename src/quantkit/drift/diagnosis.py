@@ -50,7 +50,7 @@ def _cause(reference: Weights, candidate: Weights, tensor: TensorDrift, expert: 
         if moved > 0.9:
             return f"{noun} are in another order"
         if moved > 0.05:
-            return f"{moved:.0%} of the {noun} are others of the same matrix"
+            return f"{100 * moved:.0f} % of the {noun} are others of the same matrix"
     if _cosine(np.sort(got, axis=None), np.sort(wanted, axis=None)) > 0.99 and abs(_cosine(got, wanted)) < 0.5:
         return "the same values, but in another order"
     return ""

@@ -141,7 +141,7 @@ def _finding(tensor: TensorDrift, kind: Kind, cause: str, members: list[tuple[in
         severity = "fault" if ratio > _FAULT else "warning"
         statement = f"{what}: relative error {worst.relative_error:.2g}{usual}"
         if worst.rounded_to_zero > 0.1 and ratio > _FAULT:
-            statement += f"; {worst.rounded_to_zero:.0%} of the weights are zero"
+            statement += f"; {100 * worst.rounded_to_zero:.0f} % of the weights are zero"
         like = _like(tensor.type, worst)
         if like:
             statement += f"; that is what {like} has"
@@ -182,7 +182,7 @@ def _router(candidate: Candidate, tensor: TensorDrift) -> Iterator[Finding]:
     routing = candidate.routing
     if routing is not None and tensor.layer in routing.layers:
         flipped = 1 - routing.agreement_local[routing.layers.index(tensor.layer)]
-        statement += f"; that alone sends {flipped:.2%} of tokens to another expert"
+        statement += f"; that alone sends {100 * flipped:.2f} % of tokens to another expert"
     advice = "Keep ffn_gate_inp in f32, as quantkit convert and llama-quantize do: it is small, and decides everything."
     yield Finding("fault", "router", tensor.name, tensor.layer, (), statement + ".", advice)
 
@@ -199,7 +199,9 @@ def _routing(candidate: Candidate) -> Iterator[Finding]:
             statement = f"Layer {layer}{_experts_text(starved, 0)}: no token goes there any more."
             yield Finding("warning", "routing", None, layer, starved, statement, advice)
         elif routing.load_shift[at] > _MOVED:
-            statement = f"Layer {layer}: the load of experts has shifted by {routing.load_shift[at]:.0%} of tokens."
+            statement = (
+                f"Layer {layer}: the load of experts has shifted by {100 * routing.load_shift[at]:.0f} % of tokens."
+            )
             yield Finding("warning", "routing", None, layer, (), statement, advice)
 
 
@@ -219,8 +221,8 @@ def _keys(candidate: Candidate) -> Iterator[Finding]:
                 None,
                 layer.layer,
                 (),
-                f"Layer {layer.layer}: hidden states are off by {layer.local.relative_error:.2%} though the weights "
-                "are the reference's.",
+                f"Layer {layer.layer}: hidden states are off by {100 * layer.local.relative_error:.2f} % though the "
+                "weights are the reference's.",
                 "Compare the files' keys (quantkit inspect): RoPE's base and scaling, the norm's epsilon, the "
                 "temperature of attention.",
             )

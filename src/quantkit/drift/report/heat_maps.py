@@ -8,12 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, LogNorm, Normalize
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
 
 from quantkit.drift.report.svg import Drawing, Picture
 from quantkit.drift.result import Candidate
@@ -78,7 +83,7 @@ def _weight_errors(candidate: Candidate) -> Map | None:
         rows=kinds,
         columns=list(map(str, layers)),
         axis_names=("layer", ""),
-        worst=f"{worst.name}, {worst.error.relative_error:.2%}",
+        worst=f"{worst.name}, {100 * worst.error.relative_error:.2f} %",
     )
 
 
@@ -148,14 +153,16 @@ def _draw(name: str, shown: Map, norm: Normalize) -> Picture:
     labelled = n_columns <= _LABELLED
     label = max(map(len, shown.rows)) * 7 + 60
     width = max(420, label + (44 if labelled else 12) * n_columns + 90)
-    with Drawing(name, width, max(200, 26 * n_rows + 70)) as drawing:
+    with Drawing(name, width, max(200, (26 if labelled or n_rows < 20 else 13) * n_rows + 70)) as drawing:
         axes = drawing.figure.subplots()
         colours = colormaps["PuOr" if shown.signed else "viridis"].resampled(_COLOURS)
-        mesh = axes.pcolormesh(percent, cmap=colours, norm=norm, edgecolors="face", linewidth=0.2)
-        axes.invert_yaxis()
+        _fill(axes, percent, colours, norm)
+        axes.set_xlim(0, n_columns)
+        axes.set_ylim(n_rows, 0)
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
-        axes.set_yticks(np.arange(n_rows) + 0.5, shown.rows)
+        every = 1 if labelled or n_rows < 20 else 4
+        axes.set_yticks(np.arange(0, n_rows, every) + 0.5, shown.rows[::every])
         step = 1 if labelled else 8
         axes.set_xticks(np.arange(0, n_columns, step) + 0.5, shown.columns[::step])
         axes.tick_params(length=0)
@@ -167,14 +174,30 @@ def _draw(name: str, shown: Map, norm: Normalize) -> Picture:
                 colour = _readable_on(colours(norm(value))) if known else "gray"
                 text = _cell_text(value, signed=shown.signed) if known else "–"
                 axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=11)
-        bar: Any = drawing.figure.colorbar(mesh, ax=axes, pad=0.02, fraction=0.04)
+        scale = ScalarMappable(norm, colours)
+        bar: Any = drawing.figure.colorbar(scale, ax=axes, pad=0.02, fraction=0.04)
         bar.outline.set_visible(False)
         bar.solids.set_rasterized(False)  # it would become an image
         bar.solids.set_edgecolor("face")
         ticks = _evenly(norm) if shown.signed else list(_round_numbers(norm))
         bar.set_ticks(ticks, labels=[f"{value:+.2g}" if shown.signed else f"{value:g}" for value in ticks])
         bar.minorticks_off()
-        return drawing.picture(shown.title, f"{shown.title}. Largest: {shown.worst}.")
+        return drawing.picture(shown.title, f"{shown.title}. Largest: {shown.worst}.", f"Largest: {shown.worst}")
+
+
+def _fill(axes: Axes, percent: Cells, colours: Colormap, norm: Normalize) -> None:
+    """One shape for all cells of a colour: a model may have six thousand experts."""
+    shapes: dict[tuple[float, float, float, float] | None, list[Path]] = {}
+    for row, values in enumerate(percent):
+        column = 0
+        for colour, run in groupby(colours(norm(value)) if math.isfinite(value) else None for value in values):
+            end = column + len(list(run))
+            corners = [(column, row), (end, row), (end, row + 1), (column, row + 1), (column, row)]
+            shapes.setdefault(colour, []).append(Path(corners, closed=True))
+            column = end
+    shapes.pop(None, None)
+    for colour, paths in shapes.items():
+        axes.add_patch(PathPatch(Path.make_compound_path(*paths), facecolor=colour, edgecolor=colour, linewidth=0.2))
 
 
 def _norm(percent: Cells, *, signed: bool) -> Normalize:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantkit.drift.expectation import expected_error, improvement
 from quantkit.drift.findings import Finding
+from quantkit.drift.models import Identity, names_of
 from quantkit.drift.result import Candidate, Drift, TensorDrift
 from quantkit.errors import MissingDependencyError
 from quantkit.kernels.atomic_file import atomic_file
@@ -33,6 +34,7 @@ class Worst:
     relative_error: float
     times: float | None  # what the type has of normally distributed weights
     expert: str
+    wrong: bool  # there is a finding about it, which no other type mends
     better: str
     better_error: float | None
     better_bytes: str
@@ -93,7 +95,8 @@ def render(drift: Drift, verdicts: Sequence[Verdict] = (), *, command: str | Non
         lstrip_blocks=True,
     )
     environment.filters |= {"size": _size, "percent": _percent, "interval": _interval, "number": _number}
-    named = list(zip(_names(drift), drift.candidates, strict=True))
+    identities = [Identity(one.file, one.bytes, one.types, one.fingerprint) for one in drift.candidates]
+    named = list(zip(names_of(identities), drift.candidates, strict=True))
     maps = heat_maps(drift.candidates)
     sections = [_section(name, one, pictures) for (name, one), pictures in zip(named, maps, strict=True)]
     worst = max((one for one in sections if one.worst), key=lambda one: one.worst[0].relative_error, default=None)
@@ -103,6 +106,7 @@ def render(drift: Drift, verdicts: Sequence[Verdict] = (), *, command: str | Non
         reference=Path(drift.reference.file).name or drift.reference.file,
         sections=sections,
         headline=_headline(sections),
+        all_compared=all(one.candidate.tensors for one in sections),
         faulty=[one for one in sections if one.found],
         verdicts=verdicts,
         failed=sum(one.failed for one in verdicts),
@@ -118,11 +122,6 @@ def render(drift: Drift, verdicts: Sequence[Verdict] = (), *, command: str | Non
     return page
 
 
-def _names(drift: Drift) -> list[str]:
-    names = [Path(one.file).name for one in drift.candidates]
-    return names if len(set(names)) == len(names) else [one.file for one in drift.candidates]
-
-
 def _headline(sections: Sequence[Section]) -> str:
     """The verdict in a sentence or two."""
     faulty = [one.name for one in sections if any(found.severity == "fault" for found in one.found)]
@@ -134,6 +133,8 @@ def _headline(sections: Sequence[Section]) -> str:
     else:
         files = "the file is as its" if len(sections) == 1 else f"all {len(sections)} files are as their"
         first = f"No faults found: {files} types explain."
+        if not all(one.candidate.tensors for one in sections):
+            first = "Weights were not compared, so that faults in them do not show."
     measured = [one for one in sections if one.candidate.kld is not None and one.name not in faulty]
     if not measured:
         return first
@@ -164,20 +165,21 @@ def _it(names: Sequence[str]) -> str:
 
 def _section(name: str, candidate: Candidate, pictures: Sequence[Picture]) -> Section:
     outside = [one for one in candidate.tensors if one.layer is None and len(one.shape) > 1]
+    wrong = {one.tensor for one in candidate.findings}
     tensors = sorted(candidate.tensors, key=lambda one: one.error.relative_error, reverse=True)
     return Section(
         name=name,
         candidate=candidate,
         found=candidate.findings[:_FINDINGS],
         more=max(0, len(candidate.findings) - _FINDINGS),
-        worst=tuple(_row(one) for one in tensors if one.error.relative_error > 0),
+        worst=tuple(_row(one, wrong=one.name in wrong) for one in tensors if one.error.relative_error > 0),
         pictures=tuple(pictures),
         outside=", ".join(f"{one.name} {_percent(one.error.relative_error)} ({one.type})" for one in outside),
     )
 
 
-def _row(tensor: TensorDrift) -> Worst:
-    better, expected = improvement(tensor), expected_error(tensor.type)
+def _row(tensor: TensorDrift, *, wrong: bool) -> Worst:
+    better, expected = None if wrong else improvement(tensor), expected_error(tensor.type)
     expert = ""
     if tensor.experts:
         at = max(range(len(tensor.experts)), key=lambda one: tensor.experts[one].relative_error)
@@ -188,6 +190,7 @@ def _row(tensor: TensorDrift) -> Worst:
         relative_error=tensor.error.relative_error,
         times=tensor.error.relative_error / expected if expected else None,
         expert=expert,
+        wrong=wrong,
         better="" if better is None else better.type,
         better_error=None if better is None else better.relative_error,
         better_bytes="" if better is None else f"{'−' if better.bytes < 0 else '+'}{_size(abs(better.bytes))}",

@@ -48,12 +48,14 @@ class Picture:
         title: what it shows.
         description: the same for who does not see it, with the numbers that matter.
         width: in CSS pixels, below which its text is hard to read.
+        note: below the title.
     """
 
     svg: str
     title: str
     description: str
     width: int
+    note: str
 
 
 class Drawing:
@@ -76,11 +78,11 @@ class Drawing:
     def __exit__(self, *error: object) -> None:
         self._context.__exit__(None, None, None)
 
-    def picture(self, title: str, description: str) -> Picture:
+    def picture(self, title: str, description: str, note: str = "") -> Picture:
         file = io.BytesIO()
         canvas: Any = FigureCanvasSVG(self.figure)
         canvas.print_svg(file, metadata={"Date": None, "Creator": None})
-        return Picture(_embedded(file.getvalue().decode(), self._name), title, description, self._width)
+        return Picture(_embedded(file.getvalue().decode(), self._name), title, description, self._width, note)
 
 
 def _embedded(svg: str, name: str) -> str:
