@@ -59,6 +59,27 @@ def test_json_is_all_that_is_on_stdout(files: dict[str, Path]) -> None:
     assert own["layers"][0]["error"]["sqnr_db"] is None
 
 
+@pytest.mark.parametrize("reference", ["checkpoint", "its GGUF"])
+def test_the_same_weights_are_exactly_alike(reference: str, files: dict[str, Path]) -> None:
+    """A checkpoint against its own BF16 GGUF, and that against itself: 0 in all that is measured, and by the gate."""
+    limits = ("kld.max>0", "layers.relative_error>0", "layers.local.max>0", "experts.relative_error.max>0")
+    limits += ("weights.relative_error.max>0", "routing.agreement.min<1", "routing.kl>0", "top1_agreement<1")
+    conditions = [word for limit in limits for word in ("--fail-if", limit)]
+    path = TINY if reference == "checkpoint" else files["bf16"]
+    done = run(path, files["bf16"], *TEXT, *conditions, "--json", "-")
+    assert done.returncode == 0, done.stderr
+    (own,) = json.loads(done.stdout)["candidates"]
+    assert own["kld"].pop("effective_tokens") > 0
+    assert own["kld"].pop("ci95") == [0, 0]
+    assert set(own["kld"].values()) == {0}
+    assert own["perplexity"]["candidate"] == own["perplexity"]["reference"]
+    assert (own["perplexity"]["ln_ratio"], own["perplexity"]["ci95"]) == (0, [0, 0])
+    assert own["embedding"]["relative_error"] == 0
+    assert len(own["layers"]) == 4
+    assert len(own["tensors"]) > 40
+    assert {error["rmse"] for tensor in own["tensors"] for error in (tensor["error"], *tensor["experts"])} == {0}
+
+
 def test_gate(files: dict[str, Path], tmp_path: Path) -> None:
     """Exit 1 with value and limit for each failed condition, and the report is there all the same."""
     report, xml = tmp_path / "report.json", tmp_path / "drift.xml"

@@ -14,6 +14,7 @@ from quantkit.drift.intervals import (
     share,
     student_t,
 )
+from quantkit.drift.output import OutputComparison
 from quantkit.errors import UsageError
 
 RUNS = 1000
@@ -52,6 +53,36 @@ def test_coverage_of_few_clusters(count: int) -> None:
     sums, sizes, truth = heavy(np.random.default_rng(count), count, 400)
     low, high, _ = bootstrap_t(sums, sizes, positive=True)
     assert 0.92 <= covered(low, high, truth) <= 0.97
+
+
+def test_coverage_from_logits_of_known_divergence() -> None:
+    """The whole way, from logits: q is p with one token's logit raised by b, so that a token's divergence is
+    ln(1 + p (e^b - 1)) - p b. b is log-normal, like that of the token before (0.6), with a level by document."""
+    rng, documents, tokens, like, level = np.random.default_rng(11), 50, 20, 0.6, 0.4
+    state = rng.normal(size=(RUNS, documents, tokens))
+    for place in range(1, tokens):
+        state[:, :, place] = like * state[:, :, place - 1] + np.sqrt(1 - like**2) * state[:, :, place]
+    boost = 0.5 * np.exp(0.5 * (level * rng.normal(size=(RUNS, documents, 1)) + state))
+    logits = np.linspace(0, 2, 8, dtype=np.float32)
+    p = float(np.exp(logits[3].astype(np.float64)) / np.exp(logits.astype(np.float64)).sum())
+    reference = np.tile(logits, (boost.size, 1))
+    candidate = reference.copy()
+    candidate[:, 3] += boost.reshape(-1).astype(np.float32)
+    comparison = OutputComparison(np.arange(boost.size), np.zeros(boost.size, np.int64), 1)
+    comparison.add(slice(0, boost.size), slice(0, 8), reference, [candidate])
+    (scores,) = comparison.results()
+
+    def known(b: np.ndarray) -> np.ndarray:
+        return np.logaddexp(np.log(1 - p), np.log(p) + b) - p * b
+
+    given = candidate[:, 3].astype(np.float64) - logits[3]
+    np.testing.assert_allclose(scores.kld, known(given), rtol=1e-9, atol=1e-12)
+    points, weights = np.polynomial.hermite_e.hermegauss(60)
+    truth = float(known(0.5 * np.exp(0.5 * np.sqrt(1 + level**2) * points)) @ weights / weights.sum())
+    sums = scores.kld.reshape(RUNS, documents, tokens).sum(2)
+    assert sums.sum() / boost.size == pytest.approx(truth, rel=0.01)
+    low, high, _ = bootstrap_t(sums, np.full(documents, float(tokens)), positive=True)
+    assert 0.93 <= covered(low, high, truth) <= 0.97
 
 
 def test_independent_tokens_would_be_too_sure() -> None:

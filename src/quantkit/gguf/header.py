@@ -78,8 +78,8 @@ class _Parser:
         self.path, self.file, self.n_bytes = path, file, n_bytes
         self.at = 0
 
-    def fail(self, what: str, at: int | None = None) -> CheckpointError:
-        return CheckpointError(f"{self.path}: {what} (byte {self.at if at is None else at})")
+    def fail(self, what: str, at: int | None = None, *, hint: str = "") -> CheckpointError:
+        return CheckpointError(f"{self.path}: {what} (byte {self.at if at is None else at})", hint=hint)
 
     def take(self, n_bytes: int, what: str) -> bytes:
         # Compared before anything is read: a length out of a damaged file may ask for exabytes.
@@ -224,7 +224,8 @@ class _Parser:
         try:
             kind = GGMLQuantizationType(number)
         except ValueError:
-            raise self.fail(f"{name} is of the unknown tensor type {number}", self.at - 4) from None
+            hint = "It may be newer than the installed gguf package: pip install --upgrade gguf."
+            raise self.fail(f"{name} is of the unknown tensor type {number}", self.at - 4, hint=hint) from None
         block_size, block_bytes = GGML_QUANT_SIZES[kind]
         if (extents[0] if extents else 1) % block_size:
             raise self.fail(f"{name} has rows of {extents[0]} values, not a whole number of {kind.name.lower()} blocks")

@@ -57,7 +57,7 @@ class GgufWeights:
         if tensor.shape != shape:
             raise CheckpointError(f"{tensor.file}: {name} has shape {list(tensor.shape)}, and the keys make it {shape}")
         if tensor.type not in FORMATS and not foreign.is_known(tensor.type):
-            hint = f"Known: {', '.join(FORMATS)}, and what the gguf package decodes."
+            hint = f"Known: {', '.join(FORMATS)}, and what the gguf package decodes; a newer one may decode more."
             raise UsageError(f"{tensor.file}: {name} is {tensor.type}, which quantkit does not decode", hint=hint)
 
     def rope_divisors(self) -> Floats | None:
