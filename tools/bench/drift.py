@@ -262,8 +262,8 @@ def _cost_lines(one: dict[str, Any]) -> list[str]:
         "",
         f"Allowed: {PASSES} × the two passes and {BESIDE_STATES / 1e9:.0f} GB beside hidden states "
         f"(memory: {'held' if peak <= BESIDE_STATES else 'NOT held'}). `drift` also compares all weights, whatever the "
-        "number\nof tokens, and runs an eighth more tokens for each layer's own error. No logits are written: at 4 bytes "
-        f"they would be {one['tokens'] * 202048 * 4 / 1e9:.1f} GB a model.",
+        "number\nof tokens, and runs an eighth more tokens for each layer's own error. No logits are written: at 4 "
+        f"bytes they would be {one['tokens'] * 202048 * 4 / 1e9:.1f} GB a model.",
         "",
         *([one["note"], ""] if "note" in one else []),
     ]
