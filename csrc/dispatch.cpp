@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <memory>
 
 #include "formats/scalars.h"
 #include "threads.h"
@@ -109,6 +110,22 @@ void dot(const Tier& tier, Format format, const DotJob& job, int threads) {
     const int64_t step = std::max<int64_t>(1, 65536 / std::max<int64_t>(1, job.cols));
     parallel_for((job.rows + step - 1) / step, threads,
                  [&](int64_t task) { tier.dot_rows(format, job, task * step, std::min(job.rows, (task + 1) * step)); });
+}
+
+void multiply(const Tier& tier, const FloatJob& job, int threads) {
+    constexpr int64_t RUN = 10;               // panels, for which x is read from memory once
+    thread_local std::vector<float> scratch;  // fresh pages would cost more than the work on them
+    const int64_t panels = (job.rows + FLOAT_PANEL - 1) / FLOAT_PANEL;
+    const int64_t share = panels / (2 * (threads > 0 ? threads : hardware_threads())) + 1;
+    const int64_t step = std::min(RUN, share) * FLOAT_PANEL;
+    parallel_for((job.rows + step - 1) / step, threads, [&](int64_t task) {
+        const size_t n_floats = static_cast<size_t>(float_panels_scratch(RUN)) + 16;
+        if (scratch.size() < n_floats) scratch = std::vector<float>(n_floats);
+        void* start = scratch.data();
+        size_t room = n_floats * sizeof(float);
+        float* aligned = static_cast<float*>(std::align(64, (n_floats - 16) * sizeof(float), start, room));
+        tier.float_panels(job, task * step, std::min(job.rows, (task + 1) * step), aligned);
+    });
 }
 
 }  // namespace quantkit

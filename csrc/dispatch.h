@@ -46,6 +46,19 @@ struct DotJob {
     float* out;  // (n, rows)
 };
 
+// The float product of many rows of x with the decoded weights.
+struct FloatJob {
+    Format format;
+    const float* x;  // (n, cols)
+    int64_t n, cols;
+    const uint8_t* packed;  // (rows, row_bytes)
+    int64_t row_bytes, rows;
+    float* out;  // (n, rows), rows of it out_stride apart
+    int64_t out_stride;
+};
+constexpr int64_t FLOAT_PANEL = 48;  // rows of weights that are multiplied together
+constexpr int64_t float_panels_scratch(int64_t panels) { return FLOAT_PANEL * (384 + 512 * panels); }  // floats
+
 // One instruction set: every operation, compiled once per tier from the same sources.
 struct Tier {
     const char* name;
@@ -54,7 +67,8 @@ struct Tier {
     bool (*encode_task)(Format, const EncodeJob&, int64_t task);  // false: an element out of range was met
     void (*decode_blocks)(Format, const uint8_t* in, float* out, int64_t blocks);
     void (*dot_rows)(Format, const DotJob&, int64_t first, int64_t last);
-    const MatmulKernels* (*matmul)();  // matmul/kernels.h
+    void (*float_panels)(const FloatJob&, int64_t first, int64_t last, float* scratch);  // rows; null: BLAS is as good
+    const MatmulKernels* (*matmul)();                                                    // matmul/kernels.h
     int64_t (*group_tasks)(const GroupJob&);
     bool (*group_task)(const GroupJob&, int64_t task);  // false: an element out of range was met
     void (*read_groups)(const GroupReadJob&, int64_t row);
@@ -70,5 +84,6 @@ EncodeResult first_bad(const EncodeJob&, float limit);
 EncodeResult encode(const Tier&, Format, const EncodeJob&, int threads);
 void decode(const Tier&, Format, const uint8_t* in, float* out, int64_t blocks, int threads);
 void dot(const Tier&, Format, const DotJob&, int threads);
+void multiply(const Tier&, const FloatJob&, int threads);
 
 }  // namespace quantkit

@@ -19,14 +19,19 @@ void check(bool ok, const char* what) {
     if (!ok) throw nb::value_error(what);
 }
 
+Format format_of(const std::string& name) {
+    int found = 0;
+    while (found < static_cast<int>(Format::count) && name != FORMATS[found].name) found++;
+    check(found < static_cast<int>(Format::count), "unknown format");
+    return static_cast<Format>(found);
+}
+
 void matmul_few(const std::string& tier_name, const std::string& format_name, Floats x, Bytes packed, int64_t cols,
                 FloatsOut out, int threads) {
     const Tier* tier = find_tier(tier_name);
     check(tier, "the tier is not built, or this processor lacks it");
-    int found = 0;
-    while (found < static_cast<int>(Format::count) && format_name != FORMATS[found].name) found++;
-    check(found < static_cast<int>(Format::count), "unknown format");
-    const FormatRow& format = FORMATS[found];
+    const Format found = format_of(format_name);
+    const FormatRow& format = FORMATS[static_cast<int>(found)];
     const int64_t n = static_cast<int64_t>(x.shape(0)), pitch = static_cast<int64_t>(x.shape(1)),
                   rows = static_cast<int64_t>(out.shape(1));
     check(n <= DOT_ROWS && static_cast<int64_t>(out.shape(0)) == n, "x and out do not have the same few rows");
@@ -36,7 +41,31 @@ void matmul_few(const std::string& tier_name, const std::string& format_name, Fl
           "packed does not have rows * row_bytes bytes");
     const DotJob job = {x.data(), n, cols, pitch, packed.data(), rows, out.data()};
     nb::gil_scoped_release release;
-    dot(*tier, static_cast<Format>(found), job, threads);
+    dot(*tier, found, job, threads);
+}
+
+using PackedRows = nb::ndarray<const uint8_t, nb::ndim<2>, nb::device::cpu>;
+using FloatRows = nb::ndarray<float, nb::ndim<2>, nb::device::cpu>;
+
+bool matmul_panels(const std::string& tier_name, const std::string& format_name, Floats x, PackedRows packed,
+                   FloatRows out, int threads) {
+    const Tier* tier = find_tier(tier_name);
+    check(tier, "the tier is not built, or this processor lacks it");
+    if (!tier->float_panels) return false;
+    const Format found = format_of(format_name);
+    const FormatRow& format = FORMATS[static_cast<int>(found)];
+    const int64_t n = static_cast<int64_t>(x.shape(0)), cols = static_cast<int64_t>(x.shape(1)),
+                  rows = static_cast<int64_t>(packed.shape(0));
+    check(static_cast<int64_t>(out.shape(0)) == n && static_cast<int64_t>(out.shape(1)) == rows,
+          "out does not have a row for each of x and a column for each of packed");
+    check(cols % format.block_size == 0, "cols is not a multiple of the format's block size");
+    check(static_cast<int64_t>(packed.shape(1)) == cols / format.block_size * format.block_bytes,
+          "packed does not have row_bytes bytes in a row");
+    check(packed.stride(1) == 1 && out.stride(1) == 1, "the rows of packed or out are not whole");
+    const FloatJob job = {found, x.data(), n, cols, packed.data(), packed.stride(0), rows, out.data(), out.stride(0)};
+    nb::gil_scoped_release release;
+    multiply(*tier, job, threads);
+    return true;
 }
 
 }  // namespace
@@ -47,4 +76,9 @@ void bind_dot(nb::module_& m) {
         "matmul_few", &matmul_few, "tier"_a, "format"_a, "x"_a, "packed"_a, "cols"_a, "out"_a, "threads"_a,
         "out (n, rows) = x (n, cols) times the decoded rows of packed, n <= DOT_ROWS. The columns of x are padded with "
         "zeros to a multiple of 32.");
+    m.def(
+        "matmul_panels", &matmul_panels, "tier"_a, "format"_a, "x"_a, "packed"_a.noconvert(), "out"_a.noconvert(),
+        "threads"_a,
+        "out (n, rows) = x (n, cols) times the decoded rows of packed (rows, row_bytes), in floats. Rows of packed and "
+        "out may lie apart. False, and nothing done: the tier leaves it to BLAS.");
 }

@@ -19,6 +19,15 @@ struct M {
     __mmask16 v;
 };
 
+#define QK_FUSED  // products of many rows, in float_panel.h
+inline F fused(F a, F b, F c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline F broadcast(const float* p) {
+    F r = {_mm512_set1_ps(*p)};
+#if defined(__GNUC__)
+    __asm__("" : "+v"(r.v));  // once for all products, and not in each of them
+#endif
+    return r;
+}
 inline F set1(float x) { return {_mm512_set1_ps(x)}; }
 inline F load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline void store(float* p, F a) { _mm512_storeu_ps(p, a.v); }

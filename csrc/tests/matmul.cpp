@@ -1,6 +1,7 @@
 // Products with int8 activations: whatever the tier and the threads, the floats are those that were recorded.
 #include "matmul/job.h"
 
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <stdexcept>
@@ -58,6 +59,34 @@ void check_with(const MatmulKernels& kernels, const std::string& name, const Cas
                                  std::to_string(refused.bad_row) + ", column " + std::to_string(refused.bad_col));
 }
 
+// The product in floats, against doubles: rows of the result lie apart, and what is between them stays.
+void check_floats(const Case& c, const Setting& setting) {
+    Product product(c);
+    const Weights& w = product.job.weights;
+    if (!setting.tier->float_panels || w.format == Format::count || product.job.experts != 1) return;
+    const int64_t n = product.job.n, stride = w.rows + 3;
+    std::vector<float> decoded(static_cast<size_t>(w.rows * w.cols)), out(static_cast<size_t>(n * stride), -1.5f);
+    decode(*setting.tier, w.format, w.codes, decoded.data(),
+           w.rows * w.cols / FORMATS[static_cast<int>(w.format)].block_size, 1);
+    multiply(*setting.tier, {w.format, product.x.data(), n, w.cols, w.codes, w.row_bytes, w.rows, out.data(), stride},
+             setting.threads);
+    const double each = static_cast<double>(w.cols + 2) * std::numeric_limits<float>::epsilon();
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t row = 0; row < stride; row++) {
+            double wanted = row < w.rows ? 0 : -1.5, size = 0;
+            for (int64_t k = 0; row < w.rows && k < w.cols; k++) {
+                const double term = static_cast<double>(product.x[static_cast<size_t>(i * w.cols + k)]) *
+                                    static_cast<double>(decoded[static_cast<size_t>(row * w.cols + k)]);
+                wanted += term;
+                size += std::fabs(term);
+            }
+            const double got = static_cast<double>(out[static_cast<size_t>(i * stride + row)]);
+            if (size < 1e38 && !(std::fabs(got - wanted) <= each * size + 1e-37))
+                throw std::runtime_error("floats: row " + std::to_string(i) + ", output " + std::to_string(row) +
+                                         " is " + std::to_string(got) + ", not " + std::to_string(wanted));
+        }
+}
+
 }  // namespace
 
 // The tier's kernels, and those that it takes on processors without VNNI.
@@ -65,6 +94,7 @@ void check_matmul(const Case& c, const Setting& setting) {
     const std::string tier = setting.tier->name;
     for (const std::string& name : matmul_names())
         if (name == tier || name.rfind(tier + "-", 0) == 0) check_with(*find_matmul(name), name, c, setting.threads);
+    check_floats(c, setting);
 }
 
 }  // namespace quantkit

@@ -14,7 +14,7 @@ extern const MatmulKernels KERNELS;
 namespace avx512 {
 static const MatmulKernels* matmul_kernels() { return has_vnni() ? &matmul_vnni::KERNELS : &matmul_avx512::KERNELS; }
 extern const Tier TIER;
-const Tier TIER = {"avx512", has_avx512,     count_tasks, encode_task, decode_blocks,
-                   dot_rows, matmul_kernels, group_tasks, group_task,  read_groups};
+const Tier TIER = {"avx512",     has_avx512,     count_tasks, encode_task, decode_blocks, dot_rows,
+                   float_panels, matmul_kernels, group_tasks, group_task,  read_groups};
 }  // namespace avx512
 }  // namespace quantkit

@@ -10,7 +10,7 @@ namespace scalar {
 static bool supported() { return true; }
 static const MatmulKernels* matmul_kernels() { return &matmul_scalar::KERNELS; }
 extern const Tier TIER;
-const Tier TIER = {"scalar", supported,      count_tasks, encode_task, decode_blocks,
-                   dot_rows, matmul_kernels, group_tasks, group_task,  read_groups};
+const Tier TIER = {"scalar", supported,      count_tasks, encode_task, decode_blocks, dot_rows,
+                   nullptr,  matmul_kernels, group_tasks, group_task,  read_groups};
 }  // namespace scalar
 }  // namespace quantkit

@@ -14,7 +14,7 @@ from tests.kernels.matrices import Matrix, rows_of
 from threadpoolctl import ThreadpoolController
 
 from quantkit.errors import NonFiniteError, UsageError
-from quantkit.kernels import FORMATS, build_info, dequantize, matmul, matmul_experts, quantize
+from quantkit.kernels import FORMATS, _machine, build_info, dequantize, matmul, matmul_experts, quantize
 from quantkit.kernels.matmul import Mode
 
 TIERS = build_info()["tiers_supported"]
@@ -80,6 +80,42 @@ def test_weights_larger_than_the_scratch(n: int) -> None:
         packed, w = weights_of("q8_0", rows, cols)
         x = gauss((n, cols))
         assert_within_bound(matmul(x, packed, "q8_0"), x, w, cols)
+
+
+@pytest.mark.parametrize("name", ["f32", "bf16", "q4_k"])
+def test_panels_in_floats_do_not_depend_on_what_lies_beside(name: str) -> None:
+    """Rows of weights and of x cut anywhere, any number of threads, places that lie apart. Where a tier leaves the work
+    to BLAS nothing is done."""
+    packed, w = weights_of(name, 523, 768)
+    x = gauss((1100, 768))
+    for tier in TIERS:
+        whole = np.full((1100, 523), np.nan, np.float32)
+        if not _machine.matmul_panels(tier, name, x, packed, whole, 1):
+            assert np.isnan(whole).all()
+            continue
+        assert_within_bound(whole, x, w, 768 + 6)
+        threaded = np.empty((1100, 600), np.float32)[:, 5:528]
+        assert _machine.matmul_panels(tier, name, x, packed, threaded, 3)
+        np.testing.assert_array_equal(threaded, whole)
+        for rows, outputs in ((slice(509, 518), slice(40, 101)), (slice(0, 1), slice(522, 523))):
+            part = np.empty((rows.stop - rows.start, outputs.stop - outputs.start), np.float32)
+            apart = np.pad(packed[outputs], ((0, 0), (0, 8)))[:, :-8]
+            assert _machine.matmul_panels(tier, name, x[rows], apart, part, 2)
+            np.testing.assert_array_equal(part, whole[rows, outputs])
+
+
+def test_panels_in_floats_refuse_what_does_not_fit() -> None:
+    packed, _ = weights_of("q4_k", 48, 512)
+    x, out = gauss((10, 512)), np.empty((10, 48), np.float32)
+    for tier in TIERS:
+        if not _machine.matmul_panels(tier, "q4_k", x, packed, out, 1):
+            continue
+        for wrong in (
+            (x[:9], packed, out), (x, packed[:47], out), (x[:, :256], packed, out), (x, packed[:, :-1], out),
+            (x, packed, out.T), (np.ones((10, 500), np.float32), packed, out),
+        ):  # fmt: skip
+            with pytest.raises(ValueError, match=r"row|cols|block"):
+                _machine.matmul_panels(tier, "q4_k", *wrong, 1)
 
 
 def test_one_dimension_gives_one() -> None:
@@ -158,6 +194,7 @@ def test_threads_bound_those_of_blas(n: int, monkeypatch: pytest.MonkeyPatch) ->
         return multiply(*args, **options)
 
     monkeypatch.setattr(np, "matmul", spy)
+    monkeypatch.setenv("QUANTKIT_TIER", "scalar")  # which leaves it to BLAS
     packed, _ = weights_of("q4_0", 40, 64)
     matmul(gauss((n, 64)), packed, "q4_0", threads=1)
     assert set(seen) == {1}

@@ -284,7 +284,7 @@ def test_gguf_that_does_not_fit(tmp_path: Path) -> None:
     broken = tensors["blk.3.attn_v.weight"].packed.copy()
     broken[69, :2] = 0xFF  # the scale of row 69's first block: NaN
     content = {**tensors, "blk.3.attn_v.weight": QuantizedTensor(broken, "q8_0")}
-    with pytest.raises(NonFiniteError, match=r"nan.gguf: blk.3.attn_v.weight, from row 64 on: .* at row 5, column 0"):
+    with pytest.raises(NonFiniteError, match=r"nan.gguf: blk.3.attn_v.weight, from row 0 on: .* at row 69, column 0"):
         run(written("nan.gguf", content))
 
 

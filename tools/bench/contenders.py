@@ -305,7 +305,8 @@ class Blas(Contender):
     def describe(self) -> dict[str, Any]:
         from threadpoolctl import threadpool_info
 
-        found = next((f"{one['internal_api']} {one['version']}" for one in threadpool_info()), "its BLAS")
+        names = (f"{one['internal_api']} {one['version']} {one.get('architecture', '')}" for one in threadpool_info())
+        found = next(names, "its BLAS").strip()
         return {
             "name": "numpy f32", "version": f"numpy {version('numpy')}, {found}", "tier": "",
             "flags": [], "threading": "threadpoolctl",

@@ -12,6 +12,7 @@ from quantkit.calibration.text import DEFAULT_NAME, read
 from quantkit.checkpoint import Checkpoint
 from quantkit.errors import UsageError
 from quantkit.kernels.blas import blas_identity
+from quantkit.kernels.tier import current_tier
 
 COMMAND = "calibrate"
 
@@ -30,7 +31,7 @@ def run_fingerprint(source: Checkpoint, texts: Sequence[Path] | None, options: d
     return {
         "command": COMMAND,
         "quantkit version": quantkit.__version__,
-        "arithmetic": blas_identity(),
+        "arithmetic": f"{current_tier()}, {blas_identity()}",
         **source.identity(),
         **{f"text {number}": content for number, content in enumerate(contents, start=1)},
         **options,

@@ -1,4 +1,5 @@
-"""The float product of activations with packed weights: decode a few rows, hand them to BLAS, go on."""
+"""The float product of activations with packed weights, in the machine room where its tier has a kernel for it;
+elsewhere a few rows are decoded and handed to BLAS."""
 
 from __future__ import annotations
 
@@ -36,8 +37,8 @@ class Weights(Protocol):
     def decode(self, first: int, out: Floats, threads: int) -> None:
         """Rows from `first` on into `out`, float32 (count, cols), C-contiguous."""
 
-    def multiply_few(self, x: Floats, out: Floats, threads: int) -> bool:
-        """out = x Wᵀ in floats, if there is a quicker way than by panels for so few rows; False otherwise."""
+    def multiply_direct(self, x: Floats, out: Floats, threads: int) -> bool:
+        """out = x Wᵀ in floats, if there is a quicker way than by rows that are decoded first; False otherwise."""
 
     def multiply_int8(self, x: Floats, out: Floats, threads: int) -> bool:
         """out = x Wᵀ with x quantized to int8; whether it is finite. ValueError for x that is not."""
@@ -59,9 +60,10 @@ class BlockWeights:
         rows = np.ascontiguousarray(self.packed[first : first + len(out)])
         _machine.decode(current_tier(), self.format.name, rows.reshape(-1), out.reshape(-1), threads)
 
-    def multiply_few(self, x: Floats, out: Floats, threads: int) -> bool:
+    def multiply_direct(self, x: Floats, out: Floats, threads: int) -> bool:
         if len(x) > _machine.DOT_ROWS:
-            return False
+            packed = self.packed if self.packed.strides[1] == 1 else np.ascontiguousarray(self.packed)
+            return _machine.matmul_panels(current_tier(), self.format.name, x, packed, out, threads)
         rows, cols = self.shape
         if cols % 32:
             x = np.pad(x, ((0, 0), (0, -cols % 32)))
@@ -101,7 +103,7 @@ class GroupWeights:
         groups = self.packed[some], self.scales[some], self.biases[some]
         out[:] = dequantize_groups(*groups, self.bits, self.group_size, threads=threads)
 
-    def multiply_few(self, x: Floats, out: Floats, threads: int) -> bool:
+    def multiply_direct(self, x: Floats, out: Floats, threads: int) -> bool:
         return False
 
     def multiply_int8(self, x: Floats, out: Floats, threads: int) -> bool:
@@ -125,7 +127,7 @@ def multiply(x: Floats, weights: Weights, out: Floats, *, int8: bool, threads: i
         with finite_activations(x):
             if weights.multiply_int8(x, out, threads):
                 return
-    elif not weights.multiply_few(x, out, threads):
+    elif not weights.multiply_direct(x, out, threads):
         _multiply_panels(x, weights, out, threads)
     check_result(out, weights)
 
@@ -149,7 +151,9 @@ def _multiply_panels(x: Floats, weights: Weights, out: Floats, threads: int) -> 
         for first in range(0, rows, step):
             block = scratch[: rows - first]
             weights.decode(first, block, threads)
-            np.matmul(x, block.T, out=out[:, first : first + len(block)])
+            part = out[:, first : first + len(block)]
+            if not _machine.matmul_panels(current_tier(), "f32", x, block.view(np.uint8), part, threads):
+                np.matmul(x, block.T, out=part)
 
 
 def check_result(out: Floats, weights: Weights) -> None:

@@ -25,8 +25,9 @@ from quantkit.llama4.forward.floats import Floats
 from quantkit.llama4.forward.team import Team
 from quantkit.llama4.hyperparameters import Hyperparameters
 
-# Pieces of a product: enough for many threads, and large enough for BLAS, which packs x anew for each of them.
-_PIECES, PIECE_ROWS = 16, 512
+# Pieces of a product: enough for many threads, large enough for BLAS, which packs x anew for each of them, and of whole
+# panels.
+_PIECES, PIECE_ROWS, _PANEL = 16, 480, 48
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Matrix:
         if len(x) <= _machine.DOT_ROWS:  # bound by memory, and shared out by the machine room
             self._rows_product(x, out, 0, n_outputs, team.n_threads)
             return out
-        step = min(max(n_outputs // _PIECES // 16 * 16, 64), PIECE_ROWS)
+        step = min(max(n_outputs // _PIECES // _PANEL, 2) * _PANEL, PIECE_ROWS)
         team.run(
             partial(self._rows_product, x, out[:, first : first + step], first, min(step, n_outputs - first), 1)
             for first in range(0, n_outputs, step)

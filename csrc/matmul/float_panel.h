@@ -1,0 +1,87 @@
+// The float product of many rows of x: a panel of weights is decoded once for some hundreds of them, 256 columns at a
+// time, and transposed to a tile in the first-level cache, in which a lane is a row of weights. Sums are fused and run
+// over 128 columns in order, then add up in order: the same for any number of rows and threads.
+#pragma once
+#include <algorithm>
+#include <cstring>
+
+#include "dispatch.h"
+
+namespace quantkit {
+namespace QK_TIER {
+
+constexpr int PANEL = 3 * L, COLUMNS = 8, DEPTH = 128, DECODED = 2 * DEPTH;  // COLUMNS: rows of x at a time
+constexpr int64_t CHUNK = 512;  // rows of x for which a panel is decoded: 256 columns of them fill half a cache
+
+static_assert(PANEL == FLOAT_PANEL && float_panels_scratch(2) == (DECODED + DEPTH + 2 * CHUNK) * PANEL, "sizes");
+
+// sums[column][row] += the tile's first `depth` columns times those of COLS rows of x, `stride` apart.
+template <int COLS>
+static void add_columns(const float* tile, const float* x, int64_t stride, int depth, float* sums) {
+    F s[COLS][3];
+    for (int c = 0; c < COLS; c++)
+        for (int v = 0; v < 3; v++) s[c][v] = set1(0.0f);
+    for (int k = 0; k < depth; k++) {
+        F w[3];
+        for (int v = 0; v < 3; v++) w[v] = load(tile + k * PANEL + v * L);
+        for (int c = 0; c < COLS; c++) {
+            const F xc = broadcast(x + c * stride + k);
+            for (int v = 0; v < 3; v++) s[c][v] = fused(w[v], xc, s[c][v]);
+        }
+    }
+    for (int c = 0; c < COLS; c++)
+        for (int v = 0; v < 3; v++) {
+            float* to = sums + c * PANEL + v * L;
+            store(to, load(to) + s[c][v]);
+        }
+}
+
+template <int COLS>
+static void add_some(int64_t cols, const float* tile, const float* x, int64_t stride, int depth, float* sums) {
+    if (cols == COLS)
+        add_columns<COLS>(tile, x, stride, depth, sums);
+    else if constexpr (COLS > 1)
+        add_some<COLS - 1>(cols, tile, x, stride, depth, sums);
+}
+
+static void float_panels(const FloatJob& job, int64_t first, int64_t last, float* scratch) {
+    const FormatRow& f = FORMATS[static_cast<int>(job.format)];
+    float *decoded = scratch, *tile = decoded + DECODED * PANEL, *all_sums = tile + DEPTH * PANEL;
+    std::memset(decoded, 0, DECODED * PANEL * sizeof(float));
+    for (int64_t i = 0; i < job.n; i += CHUNK) {
+        const int64_t n = std::min(CHUNK, job.n - i);
+        const float* x = job.x + i * job.cols;
+        std::memset(all_sums, 0, static_cast<size_t>((last - first + PANEL - 1) / PANEL * n * PANEL) * sizeof(float));
+        for (int64_t at = 0; at < job.cols; at += DECODED) {
+            const int64_t cols = std::min<int64_t>(DECODED, job.cols - at);
+            float* sums = all_sums;
+            for (int64_t row = first; row < last; row += PANEL, sums += n * PANEL) {
+                for (int64_t r = 0; r < std::min<int64_t>(PANEL, last - row); r++)
+                    decode_blocks(job.format,
+                                  job.packed + (row + r) * job.row_bytes + at / f.block_size * f.block_bytes,
+                                  decoded + r * DECODED, cols / f.block_size);
+                for (int64_t k = 0; k < cols; k += DEPTH) {
+                    for (int r = 0; r < PANEL; r += L)
+                        for (int j = 0; j < DEPTH; j += L) {
+                            F square[L];
+                            for (int l = 0; l < L; l++) square[l] = load(decoded + (r + l) * DECODED + k + j);
+                            transpose(square);
+                            for (int l = 0; l < L; l++) store(tile + (j + l) * PANEL + r, square[l]);
+                        }
+                    const int depth = static_cast<int>(std::min<int64_t>(DEPTH, cols - k));
+                    for (int64_t c = 0; c < n; c += COLUMNS)
+                        add_some<COLUMNS>(std::min<int64_t>(COLUMNS, n - c), tile, x + c * job.cols + at + k, job.cols,
+                                          depth, sums + c * PANEL);
+                }
+            }
+        }
+        const float* sums = all_sums;
+        for (int64_t row = first; row < last; row += PANEL, sums += n * PANEL)
+            for (int64_t c = 0; c < n; c++)
+                std::memcpy(job.out + (i + c) * job.out_stride + row, sums + c * PANEL,
+                            static_cast<size_t>(std::min<int64_t>(PANEL, last - row)) * sizeof(float));
+    }
+}
+
+}  // namespace QK_TIER
+}  // namespace quantkit
