@@ -1,7 +1,8 @@
 """quantkit: convert, quantize and measure Llama 4 checkpoints larger than memory.
 
 Nothing heavy is imported before it is used: `quantkit.convert(...)`, `quantkit.plan(...)`,
-`quantkit.calibrate(...)`, `quantkit.drift(...)`, `quantkit.QuantizedTensor`, `quantkit.kernels` and `quantkit.errors`.
+`quantkit.calibrate(...)`, `quantkit.drift(...)`, `quantkit.verify(...)`, `quantkit.QuantizedTensor`, `quantkit.kernels`
+and `quantkit.errors`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ if TYPE_CHECKING:
     from quantkit.convert.preflight import plan as plan
     from quantkit.convert.run import convert as convert
     from quantkit.drift.run import drift as drift
+    from quantkit.drift.verification import verify as verify
     from quantkit.kernels.tensor import QuantizedTensor as QuantizedTensor
 
 __version__ = "0.1.0"
-__all__ = ["QuantizedTensor", "__version__", "calibrate", "convert", "drift", "plan"]
+__all__ = ["QuantizedTensor", "__version__", "calibrate", "convert", "drift", "plan", "verify"]
 
 
 def __getattr__(name: str) -> object:
@@ -26,6 +28,8 @@ def __getattr__(name: str) -> object:
         return import_module("quantkit.calibration").calibrate
     if name == "plan":
         return import_module("quantkit.convert").plan
+    if name == "verify":
+        return import_module("quantkit.drift.verification").verify
     if name == "QuantizedTensor":
         return import_module("quantkit.kernels").QuantizedTensor
     if name in ("convert", "drift", "errors", "kernels"):

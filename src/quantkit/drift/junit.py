@@ -11,11 +11,11 @@ from quantkit.drift.gate import Verdict
 from quantkit.kernels.atomic_file import atomic_file
 
 
-def junit(verdicts: Sequence[Verdict]) -> bytes:
+def junit(verdicts: Sequence[Verdict], name: str = "quantkit drift") -> bytes:
     """One test case for each condition and candidate: the candidate is its class name, the condition its name."""
     counts = {"tests": str(len(verdicts)), "failures": str(sum(one.failed for one in verdicts)), "errors": "0"}
     root = ElementTree.Element("testsuites", counts)
-    suite = ElementTree.SubElement(root, "testsuite", {"name": "quantkit drift", **counts})
+    suite = ElementTree.SubElement(root, "testsuite", {"name": name, **counts})
     for one in verdicts:
         case = ElementTree.SubElement(suite, "testcase", {"classname": one.file, "name": one.condition})
         if one.failed:
@@ -28,7 +28,7 @@ def junit(verdicts: Sequence[Verdict]) -> bytes:
     return written + b"\n"
 
 
-def write_junit(path: str | os.PathLike[str], verdicts: Sequence[Verdict]) -> None:
+def write_junit(path: str | os.PathLike[str], verdicts: Sequence[Verdict], name: str = "quantkit drift") -> None:
     """Replace the file, whole. OutputError where it cannot be written."""
     with atomic_file(Path(path)) as file:
-        file.write(junit(verdicts))
+        file.write(junit(verdicts, name))

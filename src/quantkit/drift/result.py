@@ -232,18 +232,19 @@ class Drift:
 
     def to_json(self) -> dict[str, Any]:
         """report.json: only dicts, lists, texts, numbers, booleans and None, which also stands for infinite numbers."""
-        converted: dict[str, Any] = _plain(self)
+        converted: dict[str, Any] = plain(self)
         return converted
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Dataclasses, and what they hold, as JSON can hold it."""
     if is_dataclass(value):
         kept = [one for one in fields(value) if one.metadata.get("json", True)]
-        return {one.name: _plain(getattr(value, one.name)) for one in kept}
+        return {one.name: plain(getattr(value, one.name)) for one in kept}
     if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, float) and not math.isfinite(value):
