@@ -1,8 +1,8 @@
 """quantkit: convert, quantize and measure Llama 4 checkpoints larger than memory.
 
 Nothing heavy is imported before it is used: `quantkit.convert(...)`, `quantkit.plan(...)`,
-`quantkit.calibrate(...)`, `quantkit.drift(...)`, `quantkit.verify(...)`, `quantkit.QuantizedTensor`, `quantkit.kernels`
-and `quantkit.errors`.
+`quantkit.calibrate(...)`, `quantkit.drift(...)`, `quantkit.compare(...)`, `quantkit.verify(...)`,
+`quantkit.QuantizedTensor`, `quantkit.kernels` and `quantkit.errors`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from quantkit.calibration.run import calibrate as calibrate
     from quantkit.convert.preflight import plan as plan
     from quantkit.convert.run import convert as convert
+    from quantkit.drift.comparison import compare as compare
     from quantkit.drift.run import drift as drift
     from quantkit.drift.verification import verify as verify
     from quantkit.kernels.tensor import QuantizedTensor as QuantizedTensor
 
 __version__ = "0.1.0"
-__all__ = ["QuantizedTensor", "__version__", "calibrate", "convert", "drift", "plan", "verify"]
+__all__ = ["QuantizedTensor", "__version__", "calibrate", "compare", "convert", "drift", "plan", "verify"]
 
 
 def __getattr__(name: str) -> object:
@@ -28,6 +29,8 @@ def __getattr__(name: str) -> object:
         return import_module("quantkit.calibration").calibrate
     if name == "plan":
         return import_module("quantkit.convert").plan
+    if name == "compare":
+        return import_module("quantkit.drift.comparison").compare
     if name == "verify":
         return import_module("quantkit.drift.verification").verify
     if name == "QuantizedTensor":

@@ -27,6 +27,7 @@ COMMANDS = {
     "inspect": "Show header, keys, tensors and types of a GGUF file.",
     "calibrate": "Collect an importance matrix, each expert's from its own tokens, with the model read from disk.",
     "drift": "Measure what quantization did to a model, with intervals, and fail where that is too much.",
+    "compare": "Hold two quantized files of a model against each other: which tensors and layers make the difference.",
     "verify": "Check a GGUF file: structure, values, and that its weights are the checkpoint's.",
     "imatrix": "Show, merge and export importance matrices, and which experts they have seen.",
     "formats": "List the formats and recipes, their bits per weight, and when to use them.",

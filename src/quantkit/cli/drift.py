@@ -210,7 +210,7 @@ def command(
             weights=not no_weights,
             weights_only=weights_only,
             local=not no_local,
-            progress=lambda one: report(_step(one, len(quantized))),
+            progress=lambda one: report(step(one, len(quantized))),
             **options,
         )
     verdicts = judge(result, parsed)
@@ -252,7 +252,8 @@ def _report(result: Drift, verdicts: tuple[Verdict, ...]) -> dict[str, Any]:
     return result.to_json() | {"gate": [vars(one) for one in verdicts]}
 
 
-def _step(progress: Progress, n_candidates: int) -> Step:
+def step(progress: Progress, n_candidates: int) -> Step:
+    """A report, for the terminal."""
     from quantkit.cli.output import Step
 
     amount = ""

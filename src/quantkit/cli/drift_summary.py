@@ -16,15 +16,22 @@ FINDINGS = 10  # of each file
 
 
 def show(result: Drift) -> None:
+    show_output(result)
+    names = _names(result)
+    if result.text is not None:
+        for one in result.differences:
+            output.line(one.statement)
+        _show_layers(result, names)
+    _show_tensors(result, names)
+
+
+def show_output(result: Drift) -> None:
+    """Without layers and tensors."""
     names = _names(result)
     _show_facts(result)
     _show_findings(result, names)
     if result.text is not None:
         _show_output(result, names)
-        for one in result.differences:
-            output.line(one.statement)
-        _show_layers(result, names)
-    _show_tensors(result, names)
 
 
 def _names(result: Drift) -> list[str]:

@@ -70,7 +70,7 @@ def base_drift(
             Candidate.of(identity, figures(one, groups), scores=one)
             for identity, one in zip(identities, scores, strict=True)
         ),
-        differences=differences(scores, names_of(identities), groups),
+        differences=differences(scores, names_of([one.file for one in identities]), groups),
         versions={"quantkit": __version__, "numpy": np.__version__},
         kl_base=facts,
     )

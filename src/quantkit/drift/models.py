@@ -111,10 +111,10 @@ def open_model(path: str | os.PathLike[str]) -> Model:
     return Model(identity, open_weights(path), vocabulary, {})
 
 
-def names_of(files: Sequence[Identity]) -> list[str]:
+def names_of(files: Sequence[str]) -> list[str]:
     """Without folders where that is enough to tell them apart."""
-    names = [Path(one.file).name for one in files]
-    return names if len(set(names)) == len(names) else [one.file for one in files]
+    names = [Path(one).name for one in files]
+    return names if len(set(names)) == len(names) else list(files)
 
 
 def refuse_quantized(reference: Model) -> None:

@@ -223,7 +223,7 @@ def _result(
         )
         for identity, walked, errors in zip(identities, found, tensors, strict=True)
     )
-    pairs = differences([walked.scores for walked in found], names_of(identities), groups)
+    pairs = differences([walked.scores for walked in found], names_of([one.file for one in identities]), groups)
     return Drift(SCHEMA, reference, TextFacts.of(sample, texts, score), candidates, pairs, versions)
 
 

@@ -96,7 +96,7 @@ def render(drift: Drift, verdicts: Sequence[Verdict] = (), *, command: str | Non
     )
     environment.filters |= {"size": _size, "percent": _percent, "interval": _interval, "number": _number}
     identities = [Identity(one.file, one.bytes, one.types, one.fingerprint) for one in drift.candidates]
-    named = list(zip(names_of(identities), drift.candidates, strict=True))
+    named = list(zip(names_of([one.file for one in identities]), drift.candidates, strict=True))
     maps = heat_maps(drift.candidates)
     sections = [_section(name, one, pictures) for (name, one), pictures in zip(named, maps, strict=True)]
     worst = max((one for one in sections if one.worst), key=lambda one: one.worst[0].relative_error, default=None)
