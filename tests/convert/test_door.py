@@ -40,4 +40,6 @@ def test_names_work_in_any_order() -> None:
 def test_dir_names_what_is_there_and_nothing_else() -> None:
     said = python("import quantkit\nprint(*dir(quantkit))\nfor name in dir(quantkit): getattr(quantkit, name)")
     names = {name for name in said.split() if not name.startswith("__")}
-    assert names == {"QuantizedTensor", "calibrate", "convert", "drift", "errors", "kernels", "plan"}
+    assert names == {
+        "QuantizedTensor", "calibrate", "compare", "convert", "drift", "errors", "kernels", "plan", "verify",
+    }  # fmt: skip
