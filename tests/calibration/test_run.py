@@ -183,6 +183,14 @@ def test_an_input_that_is_not_finite_names_tensor_and_expert() -> None:
     assert isinstance(caught.value, NonFiniteError)
 
 
+def test_each_layer_is_told_of_however_fast_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report that raises stops the run where the next one goes on."""
+    monkeypatch.setattr("quantkit.calibration.watch.Watch.INTERVAL_SECONDS", 10**6)
+    reports: list[Progress] = []
+    run(tmp_path / "a.gguf", progress=reports.append)
+    assert [(one.layer, one.done_tokens) for one in reports] == [(layer, 1024 * layer) for layer in range(5)]
+
+
 def test_threads_bound_those_of_blas_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whenever a matrix is multiplied, by whatever thread of ours, BLAS has one thread."""
     seen: set[tuple[str, int]] = set()

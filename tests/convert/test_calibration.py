@@ -9,7 +9,6 @@ import pytest
 
 import quantkit
 from quantkit.calibration import Cost, Progress
-from quantkit.calibration.watch import Watch
 from quantkit.errors import PlanRefusedError, QuantkitError, ResumeError, UsageError
 from quantkit.gguf import read_imatrix
 
@@ -105,9 +104,8 @@ class Stopped(Exception):
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_the_same_call_goes_on_from_either_half(force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_call_goes_on_from_either_half(force: bool, tmp_path: Path) -> None:
     """Stopped in the calibration, and again in the conversion, before and after it has something to go on from."""
-    monkeypatch.setattr(Watch, "INTERVAL_SECONDS", 0)  # a report of every step, however fast the machine
     out = tmp_path / "out.gguf"
     costs: list[Cost] = []
 

@@ -85,7 +85,7 @@ class Walk:
                     stream.advance()
                     states = stream.states if stream.layer < hp.n_layers else None
                     saved.note_layer(self.watch, states, time.monotonic() - start)
-        self.watch.tell(hp.n_layers)
+                    self.watch.tell(stream.layer)
         return time.monotonic() - start
 
     def _announce(self, memory: Memory, chunks: Ids, supply: Supply) -> None:

@@ -13,7 +13,7 @@ from quantkit.llama4.forward import Inputs
 
 @dataclass(frozen=True)
 class Progress:
-    """A report, about ten a second.
+    """A report: when a round begins, after each layer, which is on the disk then, and about ten a second.
 
     Args:
         round: counted from 1.
