@@ -155,7 +155,6 @@ SOURCES = (
     Source("apt", "php-monolog", "2.9.1", "MIT", "PHP", (Notice("usr/share/doc/php-monolog/copyright"),)),
     Source("apt", "lua-penlight", "1.13.1", "MIT", "Lua", (Notice("usr/share/doc/lua-penlight/copyright"),)),
     Source("pip", "smolagents", "1.21.0", "Apache-2.0", "instructions and tool calls of agents", ()),
-    Source("pip", "mcp", "1.12.0", "MIT", "tools and their use", (Notice("LICENSE"),)),
     Source(
         "pip",
         "openai",
@@ -338,7 +337,6 @@ PIECES = (
         ("src/smolagents/prompts/toolcalling_agent.yaml", 8500),
         ("src/smolagents/prompts/code_agent.yaml", 6000, 600),
     ),
-    *_each("tools", "mcp", "markdown", ("README.md", 9000, 9000)),
     *_each("tools", "openai", "code", ("tests/lib/chat/test_completions.py", 12000, 12000), ("helpers.md", 4000, 9000)),
     *_each(
         "tools",
