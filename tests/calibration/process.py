@@ -42,6 +42,9 @@ class Process:
         with contextlib.suppress(EOFError):
             self._reader.recv()
 
+    def is_running(self) -> bool:
+        return self._process.is_alive()
+
     def kill(self) -> None:
         self._process.kill()
 
