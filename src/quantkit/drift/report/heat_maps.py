@@ -16,7 +16,7 @@ import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, LogNorm, Normalize
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
@@ -24,6 +24,7 @@ from quantkit.drift.report.svg import Drawing, Picture
 from quantkit.drift.result import Candidate
 
 Cells = npt.NDArray[np.float64]
+Colour = tuple[float, ...]
 _LABELLED = 32  # columns: with more, cells have no room for numbers
 _COLOURS = 40  # of a scale
 _LEAST_SHIFT = 1.0  # percentage points that have the scale's last colour, or more
@@ -156,7 +157,8 @@ def _draw(name: str, shown: Map, norm: Normalize) -> Picture:
     with Drawing(name, width, max(200, (26 if labelled or n_rows < 20 else 13) * n_rows + 70)) as drawing:
         axes = drawing.figure.subplots()
         colours = colormaps["PuOr" if shown.signed else "viridis"].resampled(_COLOURS)
-        _fill(axes, percent, colours, norm)
+        shades = [[tuple(map(float, one)) for one in row] for row in colours(norm(percent))]
+        _fill(axes, percent, shades)
         axes.set_xlim(0, n_columns)
         axes.set_ylim(n_rows, 0)
         axes.grid(visible=False)
@@ -171,9 +173,12 @@ def _draw(name: str, shown: Map, norm: Normalize) -> Picture:
         if labelled:
             for (row, column), value in np.ndenumerate(percent):
                 known = math.isfinite(value)
-                colour = _readable_on(colours(norm(value))) if known else "gray"
+                colour = _readable_on(shades[row][column]) if known else "gray"
                 text = _cell_text(value, signed=shown.signed) if known else "–"
-                axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=11)
+                shown_text = axes.text(
+                    column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=11
+                )
+                shown_text.set_in_layout(False)
         scale = ScalarMappable(norm, colours)
         bar: Any = drawing.figure.colorbar(scale, ax=axes, pad=0.02, fraction=0.04)
         bar.outline.set_visible(False)
@@ -185,12 +190,13 @@ def _draw(name: str, shown: Map, norm: Normalize) -> Picture:
         return drawing.picture(shown.title, f"{shown.title}. Largest: {shown.worst}.", f"Largest: {shown.worst}")
 
 
-def _fill(axes: Axes, percent: Cells, colours: Colormap, norm: Normalize) -> None:
+def _fill(axes: Axes, percent: Cells, shades: Sequence[Sequence[Colour]]) -> None:
     """One shape for all cells of a colour: a model may have six thousand experts."""
-    shapes: dict[tuple[float, float, float, float] | None, list[Path]] = {}
+    shapes: dict[Colour | None, list[Path]] = {}
     for row, values in enumerate(percent):
         column = 0
-        for colour, run in groupby(colours(norm(value)) if math.isfinite(value) else None for value in values):
+        known = (shade if math.isfinite(value) else None for shade, value in zip(shades[row], values, strict=True))
+        for colour, run in groupby(known):
             end = column + len(list(run))
             corners = [(column, row), (end, row), (end, row + 1), (column, row + 1), (column, row)]
             shapes.setdefault(colour, []).append(Path(corners, closed=True))
@@ -241,7 +247,7 @@ def _cell_text(value: float, *, signed: bool) -> str:
     return f"{value:#.2g}" if value < 9.95 else f"{value:.0f}"
 
 
-def _readable_on(colour: tuple[float, float, float, float]) -> str:
+def _readable_on(colour: Colour) -> str:
     """Black or white, whichever has more contrast as WCAG defines it."""
     linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in colour[:3]]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
