@@ -112,9 +112,10 @@ void dot(const Tier& tier, Format format, const DotJob& job, int threads) {
                  [&](int64_t task) { tier.dot_rows(format, job, task * step, std::min(job.rows, (task + 1) * step)); });
 }
 
-void multiply(const Tier& tier, const FloatJob& job, int threads) {
+bool multiply(const Tier& tier, const FloatJob& job, int threads) {
     constexpr int64_t RUN = 10;               // panels, for which x is read from memory once
     thread_local std::vector<float> scratch;  // fresh pages would cost more than the work on them
+    std::atomic<bool> finite{true};
     const int64_t panels = (job.rows + FLOAT_PANEL - 1) / FLOAT_PANEL;
     const int64_t share = panels / (2 * (threads > 0 ? threads : hardware_threads())) + 1;
     const int64_t step = std::min(RUN, share) * FLOAT_PANEL;
@@ -124,8 +125,9 @@ void multiply(const Tier& tier, const FloatJob& job, int threads) {
         void* start = scratch.data();
         size_t room = n_floats * sizeof(float);
         float* aligned = static_cast<float*>(std::align(64, (n_floats - 16) * sizeof(float), start, room));
-        tier.float_panels(job, task * step, std::min(job.rows, (task + 1) * step), aligned);
+        if (!tier.float_panels(job, task * step, std::min(job.rows, (task + 1) * step), aligned)) finite = false;
     });
+    return finite;
 }
 
 }  // namespace quantkit

@@ -67,7 +67,7 @@ struct Tier {
     bool (*encode_task)(Format, const EncodeJob&, int64_t task);  // false: an element out of range was met
     void (*decode_blocks)(Format, const uint8_t* in, float* out, int64_t blocks);
     void (*dot_rows)(Format, const DotJob&, int64_t first, int64_t last);
-    void (*float_panels)(const FloatJob&, int64_t first, int64_t last, float* scratch);  // rows; null: BLAS is as good
+    bool (*float_panels)(const FloatJob&, int64_t first, int64_t last, float* scratch);  // rows; null: BLAS is as good
     const MatmulKernels* (*matmul)();                                                    // matmul/kernels.h
     int64_t (*group_tasks)(const GroupJob&);
     bool (*group_task)(const GroupJob&, int64_t task);  // false: an element out of range was met
@@ -84,6 +84,6 @@ EncodeResult first_bad(const EncodeJob&, float limit);
 EncodeResult encode(const Tier&, Format, const EncodeJob&, int threads);
 void decode(const Tier&, Format, const uint8_t* in, float* out, int64_t blocks, int threads);
 void dot(const Tier&, Format, const DotJob&, int threads);
-void multiply(const Tier&, const FloatJob&, int threads);
+bool multiply(const Tier&, const FloatJob&, int threads);  // whether all that comes out is finite
 
 }  // namespace quantkit

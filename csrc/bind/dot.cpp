@@ -1,6 +1,7 @@
 // The float product of few rows of activations with packed rows of weights.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
 #include "dispatch.h"
@@ -47,11 +48,11 @@ void matmul_few(const std::string& tier_name, const std::string& format_name, Fl
 using PackedRows = nb::ndarray<const uint8_t, nb::ndim<2>, nb::device::cpu>;
 using FloatRows = nb::ndarray<float, nb::ndim<2>, nb::device::cpu>;
 
-bool matmul_panels(const std::string& tier_name, const std::string& format_name, Floats x, PackedRows packed,
-                   FloatRows out, int threads) {
+std::optional<bool> matmul_panels(const std::string& tier_name, const std::string& format_name, Floats x,
+                                  PackedRows packed, FloatRows out, int threads) {
     const Tier* tier = find_tier(tier_name);
     check(tier, "the tier is not built, or this processor lacks it");
-    if (!tier->float_panels) return false;
+    if (!tier->float_panels) return {};
     const Format found = format_of(format_name);
     const FormatRow& format = FORMATS[static_cast<int>(found)];
     const int64_t n = static_cast<int64_t>(x.shape(0)), cols = static_cast<int64_t>(x.shape(1)),
@@ -64,8 +65,7 @@ bool matmul_panels(const std::string& tier_name, const std::string& format_name,
     check(packed.stride(1) == 1 && out.stride(1) == 1, "the rows of packed or out are not whole");
     const FloatJob job = {found, x.data(), n, cols, packed.data(), packed.stride(0), rows, out.data(), out.stride(0)};
     nb::gil_scoped_release release;
-    multiply(*tier, job, threads);
-    return true;
+    return multiply(*tier, job, threads);
 }
 
 }  // namespace
@@ -80,5 +80,5 @@ void bind_dot(nb::module_& m) {
         "matmul_panels", &matmul_panels, "tier"_a, "format"_a, "x"_a, "packed"_a.noconvert(), "out"_a.noconvert(),
         "threads"_a,
         "out (n, rows) = x (n, cols) times the decoded rows of packed (rows, row_bytes), in floats. Rows of packed and "
-        "out may lie apart. False, and nothing done: the tier leaves it to BLAS.");
+        "out may lie apart. Whether out is finite; None, and nothing done: the tier leaves it to BLAS.");
 }

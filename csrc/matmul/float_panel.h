@@ -44,10 +44,12 @@ static void add_some(int64_t cols, const float* tile, const float* x, int64_t st
         add_some<COLS - 1>(cols, tile, x, stride, depth, sums);
 }
 
-static void float_panels(const FloatJob& job, int64_t first, int64_t last, float* scratch) {
+// Whether all that came out is finite.
+static bool float_panels(const FloatJob& job, int64_t first, int64_t last, float* scratch) {
     const FormatRow& f = FORMATS[static_cast<int>(job.format)];
     float *decoded = scratch, *tile = decoded + DECODED * PANEL, *all_sums = tile + DEPTH * PANEL;
     std::memset(decoded, 0, DECODED * PANEL * sizeof(float));
+    uint32_t largest = 0;  // bits of a magnitude
     for (int64_t i = 0; i < job.n; i += CHUNK) {
         const int64_t n = std::min(CHUNK, job.n - i);
         const float* x = job.x + i * job.cols;
@@ -76,11 +78,18 @@ static void float_panels(const FloatJob& job, int64_t first, int64_t last, float
             }
         }
         const float* sums = all_sums;
-        for (int64_t row = first; row < last; row += PANEL, sums += n * PANEL)
+        for (int64_t row = first; row < last; row += PANEL, sums += n * PANEL) {
+            for (int64_t at = 0; at < n * PANEL; at++) {
+                uint32_t bits;
+                std::memcpy(&bits, sums + at, 4);
+                largest = std::max(largest, bits & 0x7fffffffu);
+            }
             for (int64_t c = 0; c < n; c++)
                 std::memcpy(job.out + (i + c) * job.out_stride + row, sums + c * PANEL,
                             static_cast<size_t>(std::min<int64_t>(PANEL, last - row)) * sizeof(float));
+        }
     }
+    return largest < 0x7f800000u;
 }
 
 }  // namespace QK_TIER

@@ -1,6 +1,7 @@
 // Products with int8 activations: whatever the tier and the threads, the floats are those that were recorded.
 #include "matmul/job.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -68,8 +69,10 @@ void check_floats(const Case& c, const Setting& setting) {
     std::vector<float> decoded(static_cast<size_t>(w.rows * w.cols)), out(static_cast<size_t>(n * stride), -1.5f);
     decode(*setting.tier, w.format, w.codes, decoded.data(),
            w.rows * w.cols / FORMATS[static_cast<int>(w.format)].block_size, 1);
-    multiply(*setting.tier, {w.format, product.x.data(), n, w.cols, w.codes, w.row_bytes, w.rows, out.data(), stride},
-             setting.threads);
+    const FloatJob job = {w.format, product.x.data(), n, w.cols, w.codes, w.row_bytes, w.rows, out.data(), stride};
+    const bool finite = multiply(*setting.tier, job, setting.threads);
+    if (finite != std::all_of(out.begin(), out.end(), [](float y) { return std::isfinite(y); }))
+        throw std::runtime_error("floats: finite or not is not what is said");
     const double each = static_cast<double>(w.cols + 2) * std::numeric_limits<float>::epsilon();
     for (int64_t i = 0; i < n; i++)
         for (int64_t row = 0; row < stride; row++) {

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -37,8 +37,8 @@ class Weights(Protocol):
     def decode(self, first: int, out: Floats, threads: int) -> None:
         """Rows from `first` on into `out`, float32 (count, cols), C-contiguous."""
 
-    def multiply_direct(self, x: Floats, out: Floats, threads: int) -> bool:
-        """out = x Wᵀ in floats, if there is a quicker way than by rows that are decoded first; False otherwise."""
+    def multiply_direct(self, x: Floats, out: Floats, threads: int) -> bool | None:
+        """out = x Wᵀ in floats, and whether it is finite; None, and nothing done, where rows are to be decoded first."""
 
     def multiply_int8(self, x: Floats, out: Floats, threads: int) -> bool:
         """out = x Wᵀ with x quantized to int8; whether it is finite. ValueError for x that is not."""
@@ -60,7 +60,7 @@ class BlockWeights:
         rows = np.ascontiguousarray(self.packed[first : first + len(out)])
         _machine.decode(current_tier(), self.format.name, rows.reshape(-1), out.reshape(-1), threads)
 
-    def multiply_direct(self, x: Floats, out: Floats, threads: int) -> bool:
+    def multiply_direct(self, x: Floats, out: Floats, threads: int) -> bool | None:
         if len(x) > _machine.DOT_ROWS:
             packed = self.packed if self.packed.strides[1] == 1 else np.ascontiguousarray(self.packed)
             return _machine.matmul_panels(current_tier(), self.format.name, x, packed, out, threads)
@@ -74,7 +74,7 @@ class BlockWeights:
             part = out if step == rows else np.empty((len(x), len(packed)), np.float32)
             _machine.matmul_few(current_tier(), self.format.name, x, packed.reshape(-1), cols, part, threads)
             out[:, first : first + step] = part
-        return True
+        return bool(np.isfinite(out).all())
 
     def multiply_int8(self, x: Floats, out: Floats, threads: int) -> bool:
         packed = np.ascontiguousarray(self.packed).reshape(-1)
@@ -103,8 +103,8 @@ class GroupWeights:
         groups = self.packed[some], self.scales[some], self.biases[some]
         out[:] = dequantize_groups(*groups, self.bits, self.group_size, threads=threads)
 
-    def multiply_direct(self, x: Floats, out: Floats, threads: int) -> bool:
-        return False
+    def multiply_direct(self, x: Floats, out: Floats, threads: int) -> bool | None:
+        return None
 
     def multiply_int8(self, x: Floats, out: Floats, threads: int) -> bool:
         rows, cols = self.shape
@@ -125,11 +125,14 @@ def multiply(x: Floats, weights: Weights, out: Floats, *, int8: bool, threads: i
         return
     if int8:
         with finite_activations(x):
-            if weights.multiply_int8(x, out, threads):
-                return
-    elif not weights.multiply_direct(x, out, threads):
-        _multiply_panels(x, weights, out, threads)
-    check_result(out, weights)
+            is_finite: bool | None = weights.multiply_int8(x, out, threads)
+    else:
+        is_finite = weights.multiply_direct(x, out, threads)
+        if is_finite is None:
+            _multiply_panels(x, weights, out, threads)
+            is_finite = bool(np.isfinite(out).all())
+    if not is_finite:
+        refuse(out, weights)
 
 
 @contextmanager
@@ -152,14 +155,12 @@ def _multiply_panels(x: Floats, weights: Weights, out: Floats, threads: int) -> 
             block = scratch[: rows - first]
             weights.decode(first, block, threads)
             part = out[:, first : first + len(block)]
-            if not _machine.matmul_panels(current_tier(), "f32", x, block.view(np.uint8), part, threads):
+            if _machine.matmul_panels(current_tier(), "f32", x, block.view(np.uint8), part, threads) is None:
                 np.matmul(x, block.T, out=part)
 
 
-def check_result(out: Floats, weights: Weights) -> None:
-    """Raise NonFiniteError where the product with finite activations is NaN or infinite."""
-    if np.isfinite(out).all():
-        return
+def refuse(out: Floats, weights: Weights) -> NoReturn:
+    """Raise NonFiniteError for a product with finite activations that is NaN or infinite somewhere."""
     row = int(np.argmin(np.isfinite(out).all(axis=0)))
     decoded = np.empty((1, weights.shape[1]), np.float32)
     weights.decode(row, decoded, 1)

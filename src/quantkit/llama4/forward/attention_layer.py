@@ -37,20 +37,22 @@ class AttentionLayer:
         blocks = spans(first, stop, setting.blocks.tokens)
         for block in blocks:
             x = setting.normed(self._states, weights.norm, block)
-            self._watch(block)(names[:3], x)
+            watch = self._watch(block).inputs(names[:3], x)
+            keys, values = setting.products(x, {"q": weights.k, "y": weights.v}, watch)
             here = slice(block.start - first, block.stop - first)
-            k[here] = self._positioned(setting.product(weights.k, x, "y"), block)
-            v[here] = setting.product(weights.v, x, "y").reshape(-1, *shape[1:])
+            k[here] = self._positioned(keys, block)
+            v[here] = values.reshape(-1, *shape[1:])
         for block in blocks:
             x = setting.normed(self._states, weights.norm, block)
-            q = self._positioned(setting.product(weights.q, x, "q"), block)
+            (queries,) = setting.products(x, {"q": weights.q})
+            q = self._positioned(queries, block)
             q *= self._query_scale(block)
             mixed = setting.scratch.array("mixed", *q.shape)
             for piece in group:
                 self._attend_piece(piece, block, first, q, k, v, mixed)
             mixed = mixed.reshape(len(q), -1)
-            self._watch(block)(names[3:], mixed)
-            self._states.add(block, setting.product(weights.output, mixed, "y"))
+            (y,) = setting.products(mixed, {"y": weights.output}, self._watch(block).inputs(names[3:], mixed))
+            self._states.add(block, y)
 
     def _attend_piece(
         self, piece: Piece, block: slice, first: int, q: Floats, k: Floats, v: Floats, mixed: Floats

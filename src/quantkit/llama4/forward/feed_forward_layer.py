@@ -100,11 +100,10 @@ class FeedForwardLayer:
 
     def _unit(self, unit: GatedUnit, x: Floats, names: list[str], watch: Watch, out: str) -> Floats:
         """The unit of x, in the scratch array `out`; `names` of what multiplies x, and last of its inner values."""
-        product = self._setting.product
-        watch(names[:-1], x)
-        inner = gated(product(unit.gate, x, "gate"), product(unit.up, x, "up"), self._setting.team)
-        watch(names[-1:], inner)
-        y = product(unit.down, inner, out)
+        products = self._setting.products
+        gate, up = products(x, {"gate": unit.gate, "up": unit.up}, watch.inputs(names[:-1], x))
+        inner = gated(gate, up, self._setting.team)
+        (y,) = products(inner, {out: unit.down}, watch.inputs(names[-1:], inner))
         self._setting.observer.outputs(Outputs(self._layer, y, watch.tokens, watch.expert))
         return y
 

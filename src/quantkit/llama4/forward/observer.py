@@ -67,10 +67,11 @@ class Outputs:
 
 
 class Observer:
-    """Does nothing; a subclass overrides what it wants to see. Called from the computing thread, in a fixed order."""
+    """Does nothing; a subclass overrides what it wants to see. Called in a fixed order, one call at a time, from the
+    computing thread but for `inputs`."""
 
     def inputs(self, seen: Inputs) -> None:
-        """Before each product."""
+        """While each product is computed, from any thread."""
 
     def attention(self, layer: int, states: States) -> None:
         """Between the halves of each layer, with the hidden states that attention leaves. They may be overwritten: the

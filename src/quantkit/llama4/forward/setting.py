@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 from quantkit.llama4.forward.blocks import Blocks
@@ -67,9 +68,14 @@ class Setting:
         x = states.read(rows, out=self.scratch.array("x", n, self.hp.hidden_size))
         return rms_norm(x, norm, self.hp.rms_norm_eps, self.team)
 
-    def product(self, matrix: Matrix, x: Floats, name: str) -> Floats:
-        """x times a matrix, in the scratch array of that name."""
-        return matrix.product(x, self.scratch.array(name, len(x), matrix.n_outputs), self.team)
+    def products(
+        self, x: Floats, matrices: Mapping[str, Matrix], watch: Callable[[], None] | None = None
+    ) -> list[Floats]:
+        """x times some matrices, in scratch arrays of the names given; `watch` looks at x meanwhile."""
+        found = [self.scratch.array(name, len(x), matrix.n_outputs) for name, matrix in matrices.items()]
+        tasks = (matrix.tasks(x, out, self.team.n_threads) for matrix, out in zip(matrices.values(), found, strict=True))
+        self.team.run([*([watch] if watch else []), *chain.from_iterable(tasks)])
+        return found
 
     def positions(self, block: slice) -> Iterator[tuple[slice, int]]:
         """The parts of a block of tokens that lie in one sequence each, counted from the block's first token, and the
@@ -91,5 +97,7 @@ class Watch:
     expert: int | None = None
     weights: Floats | None = None
 
-    def __call__(self, names: list[str], x: Floats) -> None:
-        self.observer.inputs(Inputs(self.layer, tuple(names), x, self.tokens, self.expert, self.weights))
+    def inputs(self, names: list[str], x: Floats) -> Callable[[], None]:
+        """Tells of x, which is multiplied with matrices of these names, when it is called."""
+        seen = Inputs(self.layer, tuple(names), x, self.tokens, self.expert, self.weights)
+        return lambda: self.observer.inputs(seen)

@@ -6,9 +6,10 @@ tensor and the same tensor of a BF16 GGUF are the same bytes, go through the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Protocol
@@ -25,9 +26,9 @@ from quantkit.llama4.forward.floats import Floats
 from quantkit.llama4.forward.team import Team
 from quantkit.llama4.hyperparameters import Hyperparameters
 
-# Pieces of a product: enough for many threads, large enough for BLAS, which packs x anew for each of them, and of whole
-# panels.
-_PIECES, PIECE_ROWS, _PANEL = 16, 480, 48
+# Pieces of a product: enough for many threads, large enough for BLAS, which packs x anew for each of them, of whole
+# panels, and of one size, so that threads end together.
+_PIECES, PIECE_ROWS, _PANEL = 16, 528, 48
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,19 @@ class Matrix:
 
     def product(self, x: Floats, out: Floats, team: Team) -> Floats:
         """out = x Wᵀ in float32: x (n, inputs), finite, out (n, outputs). NonFiniteError with the tensor's name."""
-        n_outputs = len(self.packed)
-        if len(x) <= _machine.DOT_ROWS:  # bound by memory, and shared out by the machine room
-            self._rows_product(x, out, 0, n_outputs, team.n_threads)
-            return out
-        step = min(max(n_outputs // _PIECES // _PANEL, 2) * _PANEL, PIECE_ROWS)
-        team.run(
-            partial(self._rows_product, x, out[:, first : first + step], first, min(step, n_outputs - first), 1)
-            for first in range(0, n_outputs, step)
-        )
+        team.run(self.tasks(x, out, team.n_threads))
         return out
+
+    def tasks(self, x: Floats, out: Floats, n_threads: int) -> Iterator[Callable[[], object]]:
+        """What `product` consists of, in any order."""
+        if len(x) <= _machine.DOT_ROWS:  # bound by memory, and shared out by the machine room
+            yield partial(self._rows_product, x, out, 0, self.n_outputs, n_threads)
+            return
+        n_panels = -(-self.n_outputs // _PANEL)
+        n_pieces = max(min(_PIECES, n_panels // 2), -(-n_panels * _PANEL // PIECE_ROWS))
+        ends = [min(piece * n_panels // n_pieces * _PANEL, self.n_outputs) for piece in range(n_pieces + 1)]
+        for first, stop in pairwise(ends):
+            yield partial(self._rows_product, x, out[:, first:stop], first, stop - first, 1)
 
     def _rows_product(self, x: Floats, out: Floats, first: int, count: int, threads: int) -> None:
         weights = BlockWeights(self.packed[first : first + count], FORMATS[self.format])
