@@ -34,10 +34,10 @@ def test_without_text_that_of_quantkit_is_read(tmp_path: Path) -> None:
     run(tmp_path / "a.gguf", text=None)
     run(tmp_path / "b.gguf", text=[DEFAULT])
     mine, given = (read_imatrix(tmp_path / f"{name}.gguf") for name in "ab")
-    assert (mine.datasets, given.datasets) == (("quantkit-default-1",), (str(DEFAULT),))
+    assert (mine.datasets, given.datasets) == (("quantkit-default-2",), (str(DEFAULT),))
     for name, entry in mine.entries.items():
         np.testing.assert_array_equal(entry.sums, given.entries[name].sums)
-    assert merge_imatrix([mine, given]).datasets == ("quantkit-default-1", str(DEFAULT))
+    assert merge_imatrix([mine, given]).datasets == ("quantkit-default-2", str(DEFAULT))
 
 
 def test_threads_and_memory_do_not_show(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_json_is_all_that_is_on_stdout(tmp_path: Path) -> None:
 def test_without_text_that_of_quantkit_is_read_and_named(tmp_path: Path) -> None:
     done = run("-o", tmp_path / "stats.gguf", "--tokens", 1024)
     assert done.returncode == 0, done.stderr
-    assert "quantkit-default-1" in done.stdout
+    assert "quantkit-default-2" in done.stdout
     assert "text that comes with quantkit" in " ".join(run("--help").stdout.split())
 
 

@@ -61,7 +61,7 @@ def test_true_takes_the_text_that_comes_with_quantkit(tmp_path: Path, monkeypatc
     )
     result = quantkit.convert(TINY, tmp_path / "a.gguf", "q4_0", calibrate=True)
     assert result.statistics == tmp_path / "a.imatrix.gguf"
-    assert read_imatrix(result.statistics).datasets == ("quantkit-default-1",)
+    assert read_imatrix(result.statistics).datasets == ("quantkit-default-2",)
 
 
 def test_without_it_there_are_none(tmp_path: Path) -> None:

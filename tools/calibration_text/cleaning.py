@@ -80,7 +80,7 @@ def _paragraphs_of_html(source: str) -> list[str]:
 
 
 def _read(path: Path) -> str:
-    data = gzip.decompress(path.read_bytes()) if path.suffix == ".dz" else path.read_bytes()
+    data = gzip.decompress(path.read_bytes()) if path.suffix in (".dz", ".gz") else path.read_bytes()
     return data.decode("utf-8-sig").replace("\r\n", "\n")
 
 
@@ -119,9 +119,28 @@ def _html(path: Path) -> str:
     )
 
 
-def _declaration(path: Path) -> str:
-    source = _read(path)
-    return "\n\n".join(re.sub(r"\s+", " ", text) for text in _paragraphs_of_html(source[source.index("<body") :]))
+def _manual(path: Path) -> str:
+    """A translated page of Apache's manual: its sentences, without its lists of links."""
+    data = path.read_bytes()
+    declared = re.search(rb"charset=([\w-]+)", data)
+    source = data.decode(declared[1].decode() if declared else "utf-8")
+    found = (text.removesuffix(" ¶") for text in _paragraphs_of_html(source[source.index("<h1") :]))
+    kept = (text for text in found if len(text.encode()) >= 60 and not re.search(r"\| | Apache License", text))
+    return "\n\n".join(kept)
+
+
+def _stories(path: Path) -> str:
+    """Indented lines as paragraphs, without marks of pages and an editor's notes."""
+    lines = (line.strip() for line in _read(path).splitlines())
+    return "\n\n".join(line for line in lines if len(line) >= 10 and not re.match(r"_分节阅读|-|[①-⑳]|［?注释", line))
+
+
+def _catalog(path: Path) -> str:
+    """Translated sentences of a catalog of messages, ten to a paragraph."""
+    found = re.findall(r'^msgstr(?:\[\d\])? ((?:"[^\n]*"\n)+)', _read(path), flags=re.MULTILINE)
+    texts = ["".join(json.loads(line) for line in text.splitlines()) for text in found[1:]]  # the first is its head
+    kept = list(dict.fromkeys(text.strip() for text in texts if len(text) >= 30 and "\n" not in text))
+    return "\n\n".join("\n".join(kept[i : i + 10]) for i in range(0, len(kept), 10))
 
 
 def _markdown(path: Path) -> str:
@@ -170,22 +189,6 @@ def _chat(path: Path) -> str:
     return "\n\n".join(exchanges)
 
 
-def _histories(path: Path) -> str:
-    """What an entry of the Factbook tells of a country's history and economy."""
-    entry = json.loads(_read(path))
-    parts = [
-        entry.get("Introduction", {}).get("Background", {}).get("text"),
-        entry.get("Economy", {}).get("Economy - overview", {}).get("text"),
-    ]
-    return "\n\n".join(part.strip() for part in parts if part)
-
-
-def _json(path: Path) -> str:
-    """Indented, a section per paragraph."""
-    entry = json.loads(_read(path))
-    return "\n\n".join(json.dumps({key: value}, indent=2, ensure_ascii=False) for key, value in entry.items())
-
-
 def _table(path: Path) -> str:
     """Comma-separated as it is, or every other file as a Markdown table; twenty rows are a paragraph."""
     rows = list(csv.reader(io.StringIO(_read(path))))
@@ -203,12 +206,12 @@ FORMS: dict[str, Clean] = {
     "verse": _verse,
     "dictionary": _dictionary,
     "html": _html,
-    "declaration": _declaration,
+    "manual": _manual,
+    "stories": _stories,
+    "catalog": _catalog,
     "markdown": _markdown,
     "code": _code,
     "prompt": _prompt,
     "chat": _chat,
-    "histories": _histories,
-    "json": _json,
     "table": _table,
 }

