@@ -18,6 +18,7 @@ from tests.llama4 import checkpoints
 import quantkit
 from quantkit.calibration import Calibration, Cost, Progress
 from quantkit.calibration.savepoint import Savepoint
+from quantkit.checkpoint import open_checkpoint
 from quantkit.errors import CheckpointError, NonFiniteError, OutputError, PlanRefusedError, QuantkitError, ResumeError
 from quantkit.gguf import read_imatrix
 from quantkit.llama4.forward import Stream
@@ -173,6 +174,9 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 def test_less_is_read_after_a_stop(tmp_path: Path) -> None:
     n_bytes = [cost_of(out=tmp_path / "whole.gguf").read_bytes]
+    with open_checkpoint(TINY) as cp:
+        text = {name: one.n_bytes for name, one in cp.tensors.items() if name.startswith("language_model.model.")}
+    assert n_bytes == [sum(text.values()) - text["language_model.model.norm.weight"]]  # and not lm_head
     for layer in (1, 2, 3):
         stop(tmp_path / "out.gguf", layer=layer)
         n_bytes.append(cost_of(out=tmp_path / "out.gguf").read_bytes)
@@ -362,6 +366,29 @@ def test_a_disk_without_room_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     assert 0 < n_written < cost.disk_bytes
     monkeypatch.setattr(shutil, "disk_usage", with_free(cost.disk_bytes - 4096 * (n_written // 4096)))
     quantkit.calibrate(**RUN, out=out)
+
+
+@pytest.mark.parametrize("experts_used", [1, 2])
+def test_cost_and_refusal_come_before_any_work(
+    experts_used: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With hidden states in a file, whose bytes count as well: twice where a token goes to several experts."""
+    folder, out = tmp_path / "out", tmp_path / "out" / "out.gguf"
+    folder.mkdir()
+    checkpoint = checkpoints.build(tmp_path / "model", experts_used=experts_used)
+    in_memory = cost_of(out=out, checkpoint=checkpoint)
+    run = {"checkpoint": checkpoint, "max_ram_bytes": in_memory.peak_ram_bytes - 1}
+    monkeypatch.setattr("quantkit.calibration.walk.Stream", None)  # to make one would be a TypeError
+    monkeypatch.setattr("quantkit.calibration.walk.check_layers", None)
+    in_file = cost_of(out=out, **run)
+    assert (in_memory.states_in_memory, in_file.states_in_memory) == (True, False)
+    assert in_file.states_bytes == experts_used * 512 * 256 * 4
+    assert in_file.disk_bytes == in_memory.disk_bytes + in_file.states_bytes
+    usage = shutil.disk_usage(tmp_path)._replace(free=in_file.disk_bytes - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(PlanRefusedError, match=rf"{in_file.disk_bytes:,} are needed"):
+        quantkit.calibrate(**{**RUN, **run}, out=out, announce=pytest.fail)
+    assert not names(folder)
 
 
 def test_the_disk_takes_what_was_announced(tmp_path: Path) -> None:

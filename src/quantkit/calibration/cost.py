@@ -13,8 +13,8 @@ class Cost:
         tokens, context: of the round.
         max_tokens: of all rounds together.
         layers: of the model.
-        read_bytes: of the checkpoint's text model, for the round.
-        states_bytes: of the hidden states.
+        read_bytes: of the checkpoint's text model, for the round, at most: all of it but what makes logits.
+        states_bytes: of the hidden states, and of the sums beside them where a token goes to several experts.
         states_in_memory: else they lie in a file beside the output.
         peak_ram_bytes: about, of the whole process.
         disk_bytes: about, at most, of all files beside the output until it is whole, and of itself.

@@ -25,7 +25,7 @@ from quantkit.llama4 import Hyperparameters
 from quantkit.llama4.forward import open_weights
 
 Format = Literal["gguf", "dat"]
-_VISION = re.compile(r"vision_model\.|multi_modal_projector\.")  # not read
+_UNREAD = re.compile(r"vision_model\.|multi_modal_projector\.|(language_model\.)?(lm_head|model\.norm)\.")
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
@@ -92,7 +92,7 @@ def calibrate(
     with open_checkpoint(checkpoint) as cp:
         read = default_documents() if texts is None else documents(texts)
         source = token_source(cp, read, context=context, parse_special=parse_special)
-        read_bytes = [(_layer(name), entry.n_bytes) for name, entry in cp.tensors.items() if not _VISION.match(name)]
+        read_bytes = [(_layer(name), entry.n_bytes) for name, entry in cp.tensors.items() if not _UNREAD.match(name)]
         fingerprint = run_fingerprint(cp, texts, options)
     with Savepoint(path, fingerprint, force=force) as saved, closing(open_weights(checkpoint)) as weights:
         imatrix = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from quantkit.calibration.tokens import Ids, TokenSource
 from quantkit.calibration.watch import Watch
 from quantkit.errors import UsageError
 from quantkit.kernels.blas import blas_threads
-from quantkit.llama4.forward import Memory, Stream, Weights
+from quantkit.llama4.forward import Blocks, Stream, Team, Weights, estimate
 
 
 class Supply:
@@ -64,7 +65,11 @@ class Walk:
     def run(self, chunks: Ids, supply: Supply) -> float:
         """One round; the seconds that it took, those of earlier runs included."""
         saved, point, hp = self.saved, self.saved.point, self.weights.hp
+        self._announce(chunks, supply)
         start = time.monotonic() - point.seconds
+        if point == Point():
+            with blas_threads(1):  # for the plain half of it too
+                check_layers(self.weights, chunks, self.threads)
         self.watch.begin(len(point.rounds) + 1, chunks.size, point.layer)
         if point.layer < hp.n_layers:
             with Stream(
@@ -77,10 +82,6 @@ class Walk:
                 first_layer=point.layer,
                 saved=saved.states(hp.hidden_size) if point.layer else None,
             ) as stream:
-                self._announce(stream.memory, chunks, supply)
-                if point == Point():
-                    with blas_threads(1):  # for the plain half of it too
-                        check_layers(self.weights, chunks, self.threads)
                 while stream.layer < hp.n_layers:
                     stream.advance()
                     states = stream.states if stream.layer < hp.n_layers else None
@@ -88,13 +89,16 @@ class Walk:
                     self.watch.tell(stream.layer)
         return time.monotonic() - start
 
-    def _announce(self, memory: Memory, chunks: Ids, supply: Supply) -> None:
-        """Say what is ahead, and refuse it if the disk has no room."""
+    def _announce(self, chunks: Ids, supply: Supply) -> None:
+        """Say what is ahead, and refuse it if memory or disk has no room, before anything is read or written for it."""
         hp, point, tell = self.weights.hp, self.saved.point, self.announce
+        with closing(Team(self.threads)) as team:
+            memory = estimate(self.weights, chunks.shape[0], chunks.shape[1], Blocks(), team.n_threads)
         in_memory = memory.keeps_states(self.max_ram_bytes)
         states_bytes = 4 * chunks.size * hp.hidden_size
         n_sums = 2 if point.rounds or supply.n_most > supply.n_chunks else 1
-        disk_bytes = 2 * states_bytes + n_sums * sums_bytes(hp) + file_bytes(hp)
+        # two copies to go on from, and those that the stream works on
+        disk_bytes = 2 * states_bytes + (0 if in_memory else memory.states) + n_sums * sums_bytes(hp) + file_bytes(hp)
         self.saved.check_room(disk_bytes)
         if tell is None:
             return
@@ -109,7 +113,7 @@ class Walk:
                 states_bytes=memory.states,
                 states_in_memory=in_memory,
                 peak_ram_bytes=memory.working + statistics_bytes(hp) + (memory.states if in_memory else 0),
-                disk_bytes=disk_bytes + (0 if in_memory else memory.states),
+                disk_bytes=disk_bytes,
                 round=len(point.rounds) + 1,
                 finished_layers=point.layer,
                 finished_tokens=sum(one.tokens for one in point.rounds),
