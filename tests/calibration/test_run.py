@@ -133,6 +133,13 @@ def test_the_floor_ends_it(tmp_path: Path) -> None:
     assert len(run(tmp_path / "c.gguf", min_tokens_per_expert=int(least)).rounds) == 1
 
 
+def test_four_times_the_tokens_are_the_most(tmp_path: Path) -> None:
+    costs: list[Cost] = []
+    result = run(tmp_path / "a.gguf", tokens=256, min_tokens_per_expert=10**6, announce=costs.append)
+    assert (result.ending, [one.tokens for one in result.rounds]) == ("max-tokens", [256] * 4)
+    assert costs[0].max_tokens == 4 * 256
+
+
 def test_the_end_of_the_text_ends_it(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text(TEXT.read_text()[:6000])
@@ -150,7 +157,8 @@ def test_the_end_of_the_text_ends_it(tmp_path: Path) -> None:
         ({"context": 1}, "context"),
         ({"context": 10**6, "tokens": None}, "do not fill one chunk"),
         ({"tokens": None, "min_tokens_per_expert": 5}, "--tokens"),
-        ({"max_tokens": 512}, "at most"),
+        ({"max_tokens": 512, "min_tokens_per_expert": 5}, "at most"),
+        ({"max_tokens": 4096}, "--min-tokens-per-expert"),
         ({"format": "npz"}, "npz"),
     ],
 )

@@ -9,19 +9,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Literal, get_args
 
-from quantkit.calibration.collector import statistics_bytes
 from quantkit.calibration.cost import Cost
 from quantkit.calibration.fingerprint import run_fingerprint
 from quantkit.calibration.rounds import Calibration, Ending, Round, has_stalled, short_experts
 from quantkit.calibration.savepoint import Savepoint, refuse_existing
-from quantkit.calibration.text import DEFAULT_NAME, default_documents, documents
+from quantkit.calibration.text import DEFAULT_NAME, default_documents, documents, largest_bytes
 from quantkit.calibration.tokens import token_source
 from quantkit.calibration.walk import Supply, Walk
 from quantkit.calibration.watch import Progress, Watch
 from quantkit.checkpoint import open_checkpoint
-from quantkit.errors import PlanRefusedError, UsageError
+from quantkit.errors import UsageError
 from quantkit.gguf import read_imatrix
-from quantkit.llama4 import Hyperparameters
 from quantkit.llama4.forward import open_weights
 
 Format = Literal["gguf", "dat"]
@@ -57,9 +55,10 @@ def calibrate(
         context: tokens of a chunk; chunks do not see each other.
         tokens: of the first round, rounded down to whole chunks; None takes all.
         min_tokens_per_expert: after a round in which an expert has seen fewer, another begins, over as many new tokens.
-        max_tokens: of all rounds; None allows four times `tokens`.
+        max_tokens: of all rounds, if there may be several; None allows four times `tokens`.
         format: "gguf", or "dat" as older llama.cpp had it, without counts by expert.
-        max_ram_bytes: of the whole process, about; where hidden states do not fit in, they are kept in a file.
+        max_ram_bytes: of the whole process, about, tokenizer and text included; where hidden states do not fit in, they
+            are kept in a file.
         threads: 0 takes all processors. No bit of the file depends on it.
         force: replace `out`.
         keep_journal: leave OUT.part.journal, by which the same call finds its work done, until `forget(out)`.
@@ -100,9 +99,11 @@ def calibrate(
             supply = Supply(source, names, n_first, n_most)
             for _ in saved.point.rounds:
                 supply.take()
-            watch, rest_bytes = Watch(weights.hp, progress), _beside_statistics(max_ram_bytes, weights.hp)
+            watch, text_bytes = Watch(weights.hp, progress), largest_bytes(texts)
             saved.restore(watch)
-            walk = Walk(weights, watch, saved, rest_bytes, path.absolute().parent, threads, read_bytes, announce)
+            walk = Walk(
+                weights, watch, saved, max_ram_bytes, text_bytes, path.absolute().parent, threads, read_bytes, announce
+            )
             chunks = supply.take()
         while saved.point.ending is None:
             point, seconds = saved.point, walk.run(chunks, supply)
@@ -131,8 +132,13 @@ def _n_chunks(context: int, tokens: int | None, floor: int, max_tokens: int | No
     """Chunks of the first round and of all rounds; None for those of all text."""
     if floor < 0:
         raise UsageError(f"{floor} tokens per expert")
+    if max_tokens is not None and not floor:
+        raise UsageError(
+            f"{max_tokens} tokens at most, and no number of them that an expert needs: there is one round",
+            hint="Say --min-tokens-per-expert too, or say --tokens alone.",
+        )
     if tokens is None:
-        if floor or max_tokens is not None:
+        if floor:
             raise UsageError(
                 "without a number of tokens the first round takes all the text, and none is left for others",
                 hint="Say how many tokens a round takes (--tokens).",
@@ -157,16 +163,6 @@ def _check(path: Path, texts: list[Path] | None, format: str, *, force: bool) ->
     refuse_existing(path, force=force)
     if not path.absolute().parent.is_dir():
         raise UsageError(f"{path}: there is no such folder")
-
-
-def _beside_statistics(max_ram_bytes: int | None, hp: Hyperparameters) -> int | None:
-    """What the stream may take of the memory that is allowed."""
-    if max_ram_bytes is None:
-        return None
-    n_bytes = statistics_bytes(hp)
-    if n_bytes >= max_ram_bytes:
-        raise PlanRefusedError(f"{max_ram_bytes:,} bytes of memory are allowed, and statistics alone take {n_bytes:,}")
-    return max_ram_bytes - n_bytes
 
 
 def _layer(name: str) -> int:

@@ -42,6 +42,11 @@ def default_documents() -> Iterator[Document]:
     yield from documents([_DEFAULT])
 
 
+def largest_bytes(paths: Iterable[Path] | None) -> int:
+    """The size of the largest file; None for the text that comes with quantkit."""
+    return max(path.stat().st_size for path in ([_DEFAULT] if paths is None else paths))
+
+
 def _whole(path: Path) -> Iterator[Document]:
     text = _decoded(read(path), str(path))
     yield Document(str(path), text.removesuffix("\n"))

@@ -12,9 +12,9 @@ from quantkit.calibration.collector import file_bytes, statistics_bytes, sums_by
 from quantkit.calibration.cost import Cost
 from quantkit.calibration.savepoint import Point, Savepoint
 from quantkit.calibration.self_check import check_layers
-from quantkit.calibration.tokens import Ids, TokenSource
+from quantkit.calibration.tokens import Ids, TokenSource, tokens_bytes
 from quantkit.calibration.watch import Watch
-from quantkit.errors import UsageError
+from quantkit.errors import PlanRefusedError, UsageError
 from quantkit.kernels.blas import blas_threads
 from quantkit.llama4.forward import Blocks, Stream, Team, Weights, estimate
 
@@ -48,7 +48,8 @@ class Walk:
     """Takes rounds through the model from where they stand, each layer noted when it is finished.
 
     Args:
-        max_ram_bytes: for all but the statistics.
+        max_ram_bytes: of the whole process.
+        text_bytes: of the largest text.
         read_bytes: (layer, bytes) of each tensor.
         announce: is told once what is ahead.
     """
@@ -57,6 +58,7 @@ class Walk:
     watch: Watch
     saved: Savepoint
     max_ram_bytes: int | None
+    text_bytes: int
     folder: Path
     threads: int
     read_bytes: list[tuple[int, int]]
@@ -65,7 +67,9 @@ class Walk:
     def run(self, chunks: Ids, supply: Supply) -> float:
         """One round; the seconds that it took, those of earlier runs included."""
         saved, point, hp = self.saved, self.saved.point, self.weights.hp
-        self._announce(chunks, supply)
+        beside_bytes = statistics_bytes(hp) + tokens_bytes(hp.vocab_size, chunks.size, self.text_bytes)
+        rest_bytes = self._left_beside(beside_bytes)
+        self._announce(chunks, supply, beside_bytes, rest_bytes)
         start = time.monotonic() - point.seconds
         if point == Point():
             with blas_threads(1):  # for the plain half of it too
@@ -76,7 +80,7 @@ class Walk:
                 self.weights,
                 chunks,
                 observer=self.watch,
-                max_ram_bytes=self.max_ram_bytes,
+                max_ram_bytes=rest_bytes,
                 folder=self.folder,
                 threads=self.threads,
                 first_layer=point.layer,
@@ -89,12 +93,23 @@ class Walk:
                     self.watch.tell(stream.layer)
         return time.monotonic() - start
 
-    def _announce(self, chunks: Ids, supply: Supply) -> None:
+    def _left_beside(self, n_bytes: int) -> int | None:
+        """What the stream may take of the memory that is allowed."""
+        if self.max_ram_bytes is None:
+            return None
+        if n_bytes >= self.max_ram_bytes:
+            raise PlanRefusedError(
+                f"{self.max_ram_bytes:,} bytes of memory are allowed, and statistics, tokenizer and text alone take "
+                f"{n_bytes:,}"
+            )
+        return self.max_ram_bytes - n_bytes
+
+    def _announce(self, chunks: Ids, supply: Supply, beside_bytes: int, rest_bytes: int | None) -> None:
         """Say what is ahead, and refuse it if memory or disk has no room, before anything is read or written for it."""
         hp, point, tell = self.weights.hp, self.saved.point, self.announce
         with closing(Team(self.threads)) as team:
             memory = estimate(self.weights, chunks.shape[0], chunks.shape[1], Blocks(), team.n_threads)
-        in_memory = memory.keeps_states(self.max_ram_bytes)
+        in_memory = memory.keeps_states(rest_bytes)
         states_bytes = 4 * chunks.size * hp.hidden_size
         n_sums = 2 if point.rounds or supply.n_most > supply.n_chunks else 1
         # two copies to go on from, and those that the stream works on
@@ -112,7 +127,7 @@ class Walk:
                 read_bytes=sum(n_bytes for layer, n_bytes in self.read_bytes if layer >= point.layer),
                 states_bytes=memory.states,
                 states_in_memory=in_memory,
-                peak_ram_bytes=memory.working + statistics_bytes(hp) + (memory.states if in_memory else 0),
+                peak_ram_bytes=memory.working + beside_bytes + (memory.states if in_memory else 0),
                 disk_bytes=disk_bytes,
                 round=len(point.rounds) + 1,
                 finished_layers=point.layer,

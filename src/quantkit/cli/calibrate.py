@@ -85,7 +85,7 @@ ENDINGS = {
     group=TOP_UP,
     metavar="N",
     show_default="4 × --tokens",
-    help="Tokens of all rounds together.",
+    help="Tokens of all rounds together; with --min-tokens-per-expert.",
 )
 @click.option(
     "--max-ram",
@@ -93,7 +93,8 @@ ENDINGS = {
     type=ByteSize(),
     cls=Option,
     metavar="SIZE",
-    help="Memory to take, about; hidden states that do not fit in are kept in a file beside OUTPUT.",
+    help="Memory of the process, about, tokenizer and text included; hidden states that do not fit in are kept in a "
+    "file beside OUTPUT.",
 )
 @click.option(
     "--threads",
