@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,18 @@ from quantkit.errors import CheckpointError, NonFiniteError, PlanRefusedError, U
 from quantkit.gguf import load_tensor, open_gguf, save_tensors
 from quantkit.kernels import QuantizedTensor
 from quantkit.llama4 import Hyperparameters
-from quantkit.llama4.forward import Blocks, Inputs, Observer, Outputs, Routing, Stream, estimate, open_weights
+from quantkit.llama4.forward import (
+    Blocks,
+    Inputs,
+    Matrix,
+    Observer,
+    Outputs,
+    Routing,
+    Stream,
+    Weights,
+    estimate,
+    open_weights,
+)
 from quantkit.llama4.forward.states import FileStates, States
 
 TINY = Path(__file__).parents[1] / "data" / "tiny-llama4"
@@ -323,3 +336,60 @@ def test_outputs_are_what_a_layer_adds_to_what_attention_left(tmp_path: Path) ->
         stream.run()
     weights.close()
     assert len(seen.sums) == 4
+
+
+class Meeting(Observer):
+    """Weights and observer of a stream, in which each weights' reading and the computing before it meet: the one waits
+    until the other has begun. Whoever waits in vain gives up.
+    """
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+        self._begun: defaultdict[tuple[str, object], threading.Event] = defaultdict(threading.Event)
+        self._chosen: dict[int, list[object]] = {}
+        self.met: set[tuple[str, object]] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._weights, name)
+
+    def matrices(self, names: list[str], expert: int | None = None) -> list[Matrix]:
+        order, key = self._order(), self._key(names, expert)
+        self._begun["reading", key].set()
+        if key != order[0]:
+            self._wait("computing", order[order.index(key) - 1])
+        return self._weights.matrices(names, expert)
+
+    def routing(self, seen: Routing) -> None:
+        self._chosen[seen.layer] = sorted({*self._chosen.get(seen.layer, []), *seen.experts.ravel().tolist()})
+
+    def inputs(self, seen: Inputs) -> None:
+        order, key = self._order(), self._key(list(seen.tensors), seen.expert)
+        first = not self._begun["computing", key].is_set()
+        self._begun["computing", key].set()
+        if first and key != order[-1]:
+            self._wait("reading", order[order.index(key) + 1])
+
+    def _wait(self, what: str, key: object) -> None:
+        if not self._begun[what, key].wait(30):
+            raise AssertionError(f"{what} {key} has not begun")
+        self.met.add((what, key))
+
+    def _order(self) -> list[object]:
+        """As far as routing is known: attention, what all tokens go through, and the chosen experts, of each layer."""
+        n_layers = self._weights.hp.n_layers
+        return [(n, part) for n in range(n_layers) for part in ("attn", "shared", *self._chosen.get(n, []))]
+
+    @staticmethod
+    def _key(names: list[str], expert: int | None) -> object:
+        _, layer, name, _ = names[-1].split(".")
+        part = "attn" if name.startswith("attn_") else "shared" if expert is None else expert
+        return int(layer), part
+
+
+def test_the_next_weights_are_read_while_the_ones_before_compute() -> None:
+    meeting = Meeting(open_weights(TINY))
+    with Stream(meeting, TOKENS, observer=meeting, threads=1) as stream:
+        stream.run()
+    n_experts = sum(map(len, meeting._chosen.values()))
+    assert n_experts > 2 * 4
+    assert len(meeting.met) == 2 * (2 * 4 + n_experts - 1)
