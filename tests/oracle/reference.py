@@ -21,18 +21,20 @@ class Reference:
         architecture = AutoConfig.from_pretrained(checkpoint).architectures[0]
         kind = Llama4ForConditionalGeneration if "Conditional" in architecture else AutoModelForCausalLM
         self._model = kind.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager").eval()
+        # some versions 5 of the whole model fall over their own output when no image comes with the text
+        self._text = getattr(self._model, "language_model", self._model)
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Logits (n, vocab) after each of `tokens` (n,)."""
         with torch.inference_mode():
-            return self._model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0].numpy()
+            return self._text(input_ids=torch.tensor([tokens]), use_cache=False).logits[0].numpy()
 
     def generate(self, tokens: Sequence[int], n_tokens: int) -> list[int]:
         """The `n_tokens` most likely tokens after `tokens`; end tokens do not stop it."""
         past, step, out = None, torch.tensor([list(tokens)]), []
         with torch.inference_mode():
             for _ in range(n_tokens):
-                answer = self._model(input_ids=step, past_key_values=past, use_cache=True)
+                answer = self._text(input_ids=step, past_key_values=past, use_cache=True)
                 past = answer.past_key_values
                 step = answer.logits[:, -1:].argmax(-1)
                 out.append(int(step))

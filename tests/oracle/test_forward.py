@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ from tests.oracle import drift, llama
 from tests.oracle.reference import Reference
 
 import quantkit
+from quantkit.calibration import documents, token_source
+from quantkit.checkpoint import open_checkpoint
 from quantkit.llama4.forward import Inputs, Observer, Stream, open_weights
 from quantkit.llama4.forward.states import States
 
@@ -42,6 +47,9 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "no-temperature": {"text_config": {"attn_temperature_tuning": False}},
     "gaps": {"text_config": {"no_rope_layers": [0, 1, 1, 0, 1]}},
 }
+RELEASE: dict[str, int] = {"attention_chunk_size": 8192, "floor_scale": 8192}
+NEAR: dict[str, int] = {"attention_chunk_size": 128, "floor_scale": 32}
+TRAINED = [(300, RELEASE), (100, NEAR), (128, NEAR), (300, NEAR)]
 # Seen: 1.5e-6, as the largest error of a token's state by that state's norm.
 TOLERANCE = 1e-5
 
@@ -69,29 +77,51 @@ def worst(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float((np.linalg.norm(difference, axis=1) / np.linalg.norm(theirs, axis=1)).max())
 
 
-def check(folder: Path, tokens: np.ndarray) -> None:
+def errors(folder: Path, tokens: np.ndarray) -> tuple[float, float]:
+    """The largest of the hidden states after any layer, and of the logits."""
     layers = Layers()
     with Stream(open_weights(folder), tokens, observer=layers) as stream:
         stream.run()
         logits = stream.logits()
     reference = Reference(folder)
     expected = [reference.hidden_states(sequence.tolist()) for sequence in tokens]
-    for ours, theirs in zip(layers.states, zip(*expected, strict=True), strict=True):
-        assert worst(ours, np.concatenate(theirs)) < TOLERANCE
-    assert worst(logits, np.concatenate([reference.logits(sequence.tolist()) for sequence in tokens])) < TOLERANCE
+    by_layer = [
+        worst(ours, np.concatenate(theirs))
+        for ours, theirs in zip(layers.states, zip(*expected, strict=True), strict=True)
+    ]
+    return max(by_layer), worst(logits, np.concatenate([reference.logits(one.tolist()) for one in tokens]))
 
 
 @pytest.mark.parametrize("context", [CHUNK - 5, CHUNK, 3 * CHUNK + 5])
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_states_and_logits_are_those_of_transformers(name: str, context: int, tmp_path: Path) -> None:
     tokens = np.random.default_rng(context).integers(0, 1000, (2, context))
-    check(build(tmp_path / name, name, seed=context), tokens)
+    assert max(errors(build(tmp_path / name, name, seed=context), tokens)) < TOLERANCE
 
 
-def test_states_and_logits_of_the_trained_checkpoint(tmp_path: Path) -> None:
-    with llama.Model(quantized(tmp_path / "f32.gguf", "f32"), vocab_only=True) as tokenizer:
-        tokens = tokenizer.tokenize((ROOT / "README.md").read_text(encoding="utf-8"))[:600]
-    check(TINY, np.asarray(tokens).reshape(2, 300))
+def trained(folder: Path, checkpoint: Path, **text_config: Any) -> Path:
+    """A copy of a checkpoint with other numbers in its config.json."""
+    shutil.copytree(checkpoint, folder, copy_function=os.symlink)
+    config = json.loads((checkpoint / "config.json").read_text())
+    config.get("text_config", config).update(text_config)
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def text_tokens(checkpoint: Path, context: int, n_sequences: int = 2) -> np.ndarray:
+    """Of this project's own words."""
+    with open_checkpoint(checkpoint) as cp:
+        found = token_source(cp, documents([ROOT / "README.md", ROOT / "LICENSE"]), context=context).take(n_sequences)
+    assert len(found) == n_sequences
+    return found
+
+
+@pytest.mark.parametrize(("context", "constants"), TRAINED)
+def test_states_and_logits_of_the_trained_checkpoint(context: int, constants: dict[str, int], tmp_path: Path) -> None:
+    """With the release's constants, and with such that chunks end and temperatures change within the context."""
+    folder = trained(tmp_path / "model", TINY, **constants)
+    assert max(errors(folder, text_tokens(folder, context))) < TOLERANCE
 
 
 class Kept(Observer):
