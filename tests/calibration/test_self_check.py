@@ -148,7 +148,16 @@ def router_weight_dropped(patch: pytest.MonkeyPatch) -> None:
 
 
 def softmax_for_sigmoid(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(feed_forward_layer, "sigmoid", lambda x: np.exp(x) / (1 + np.exp(x)) * np.float32(0.99))
+    all_logits: list[np.ndarray] = []
+
+    def choose(logits: np.ndarray, n: int) -> np.ndarray:
+        all_logits.append(logits)
+        return routing.choose(logits, n)
+
+    patch.setattr(feed_forward_layer, "choose", choose)
+    patch.setattr(
+        feed_forward_layer, "sigmoid", lambda x: np.exp(x) / np.exp(all_logits[-1]).sum(axis=1, keepdims=True)
+    )
 
 
 def second_best_expert(patch: pytest.MonkeyPatch) -> None:
@@ -223,6 +232,27 @@ def test_a_fault_stops_the_run(plant: Plant, monkeypatch: pytest.MonkeyPatch, tm
     assert caught.value.exit_code == 7
     assert "QUANTKIT_TIER" in caught.value.hint
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("experts_used", [1, 2])
+def test_equal_experts_excuse_the_choice_and_nothing_else(
+    experts_used: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A router of zeros: any experts are right, and what is computed with them is checked all the same."""
+    folder = checkpoints.build(tmp_path / "model", experts_used=experts_used, zeros="router", std=0.1)
+    others = [lambda logits, n: routing.choose(logits, n) + 1, lambda logits, n: routing.choose(logits, 4)[:, -n:]]
+    for choose in others:
+        with monkeypatch.context() as patch:
+            patch.setattr(feed_forward_layer, "choose", choose)
+            check(folder)
+    for plant in (
+        no_rotation, router_weight_on_the_output, router_weight_dropped, gate_and_up_swapped, shared_expert_left_out,
+        rounded_to_bf16,
+    ):  # fmt: skip
+        with monkeypatch.context() as patch:
+            plant(patch)
+            with pytest.raises(VerificationError):
+                check(folder)
 
 
 def test_frequencies_of_another_scaling_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,43 +15,38 @@ from quantkit.llama4 import Hyperparameters
 from quantkit.llama4.forward import Matrix, Weights
 
 Doubles = npt.NDArray[np.float64]
+Ids = npt.NDArray[np.int64]
 _ROWS = 256  # of a matrix that are float64 at a time
 
 
-@dataclass(frozen=True)
-class PlainLayer:
-    """What a layer makes of hidden states.
+def plain_layer(
+    weights: Weights, layer: int, x: Doubles, context: int, chosen: Ids | None = None, tie: float = 0.0
+) -> Doubles:
+    """A layer of hidden states x (tokens, hidden): token t is at position t % context of sequence t // context.
 
     Args:
-        states: float64 (tokens, hidden) after the layer.
-        margins: (tokens,) by how much the last expert chosen leads the next in the router's logits; infinite where all
-            experts, or none, are taken. A small one may fall the other way in float32.
+        chosen: (tokens, experts used), another's choice of experts. It is taken for a token where no logit of it is
+            `tie` or more below that of the last expert chosen here: either choice is right then, and outputs differ.
     """
-
-    states: Doubles
-    margins: Doubles
-
-
-def plain_layer(weights: Weights, layer: int, x: Doubles, context: int) -> PlainLayer:
-    """A layer of hidden states x (tokens, hidden): token t is at position t % context of sequence t // context."""
     hp = weights.hp
     h = x + _attention(weights, layer, _norm(x, hp.rms_norm_eps) * weights.vector(_name(layer, "attn_norm")), context)
     xn = _norm(h, hp.rms_norm_eps) * weights.vector(_name(layer, "ffn_norm"))
     if layer not in hp.moe_layers:
-        return PlainLayer(h + _gated(weights, layer, "", None, xn), np.full(len(x), np.inf))
+        return h + _gated(weights, layer, "", None, xn)
     (router,) = weights.matrices([_name(layer, "ffn_gate_inp")])
     logits = _times(xn, router)
     weights.give_back([router])
-    order = np.argsort(-logits, axis=1, kind="stable")
+    experts = np.argsort(-logits, axis=1, kind="stable")[:, : hp.n_experts_used]
+    for token, other in enumerate([] if chosen is None else chosen):
+        as_good = logits[token, other] > logits[token, experts[token, -1]] - tie
+        if as_good.all() and len(set(other.tolist())) == hp.n_experts_used:
+            experts[token] = other
     out = h + _gated(weights, layer, "_shexp", None, xn)
-    ranked = np.take_along_axis(logits, order, axis=1)
-    n_used = hp.n_experts_used
-    margins = ranked[:, n_used - 1] - ranked[:, n_used] if n_used < hp.n_experts else np.full(len(x), np.inf)
-    for expert in sorted(set(order[:, :n_used].ravel().tolist())):
-        mine = [token for token in range(len(x)) if expert in order[token, :n_used]]
+    for expert in sorted(set(experts.ravel().tolist())):
+        mine = [token for token in range(len(x)) if expert in experts[token]]
         share = 1 / (1 + np.exp(-logits[mine, expert]))
         out[mine] += _gated(weights, layer, "_exps", expert, share[:, None] * xn[mine])
-    return PlainLayer(out, margins)
+    return out
 
 
 def _attention(weights: Weights, layer: int, x: Doubles, context: int) -> Doubles:

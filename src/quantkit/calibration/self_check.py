@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from quantkit.calibration.plain_layer import Doubles, PlainLayer, plain_layer
+from quantkit.calibration.plain_layer import Doubles, plain_layer
 from quantkit.calibration.tokens import Ids
 from quantkit.errors import VerificationError
 from quantkit.kernels.blas import blas_threads
 from quantkit.llama4 import Hyperparameters
-from quantkit.llama4.forward import Stream, Weights
+from quantkit.llama4.forward import Observer, Routing, Stream, Weights
 
 SEQUENCES, CONTEXT = 2, 4
 # Four positions have to lie in two chunks and at three temperatures. Constants of this size go through the same code as
@@ -42,13 +42,23 @@ def check_layers(weights: Weights, chunks: Ids, threads: int = 0) -> None:
     tokens = np.resize(chunks, (SEQUENCES, CONTEXT))
     x = _embeddings(small, tokens)
     for layer in checked_layers(small.hp):
-        with Stream(small, tokens, threads=threads) as stream:
+        choice = _Choice()
+        with Stream(small, tokens, observer=choice, threads=threads) as stream:
             stream.layer = layer
             stream.advance()
             found = stream.states.read(slice(0, tokens.size)).astype(np.float64)
         with blas_threads(1):  # in products as small as these its threads mostly wait for each other
-            plain = plain_layer(small, layer, x, CONTEXT)
+            plain = plain_layer(small, layer, x, CONTEXT, choice.experts, TOLERANCE)
         _compare(small, layer, tokens, x, found, plain)
+
+
+class _Choice(Observer):
+    """Which experts the stream chose for the tokens, that are one block; None in a dense layer."""
+
+    experts: Ids | None = None
+
+    def routing(self, seen: Routing) -> None:
+        self.experts = seen.experts
 
 
 def checked_layers(hp: Hyperparameters) -> list[int]:
@@ -69,14 +79,12 @@ def _embeddings(weights: Weights, tokens: Ids) -> Doubles:
     return np.concatenate(rows).astype(np.float64)
 
 
-def _compare(weights: Weights, layer: int, tokens: Ids, x: Doubles, found: Doubles, plain: PlainLayer) -> None:
-    added = plain.states - x  # what the layer brings: beside large hidden states its faults would not show
+def _compare(weights: Weights, layer: int, tokens: Ids, x: Doubles, found: Doubles, plain: Doubles) -> None:
+    added = plain - x  # what the layer brings: beside large hidden states its faults would not show
     scale = np.sqrt(np.square(added).mean(axis=1, keepdims=True)) + np.abs(added)
-    allowed = TOLERANCE * scale + _ROUNDING * (np.abs(plain.states) + np.abs(x))
-    excess = np.abs(found - plain.states) / allowed
+    allowed = TOLERANCE * scale + _ROUNDING * (np.abs(plain) + np.abs(x))
+    excess = np.abs(found - plain) / allowed
     excess[np.isnan(excess)] = np.inf
-    # two experts as good as equal: either choice is right, and their outputs differ
-    excess[plain.margins < TOLERANCE] = 0
     token, channel = np.unravel_index(int(excess.argmax()), excess.shape)
     if excess[token, channel] <= 1:
         return
@@ -85,8 +93,8 @@ def _compare(weights: Weights, layer: int, tokens: Ids, x: Doubles, found: Doubl
     kind = f"{position}, {'experts' if layer in hp.moe_layers else 'dense'}"
     raise VerificationError(
         f"{weights.source}: self-check: layer {layer} ({kind}) of token {tokens.ravel()[token]}, number {token} of "
-        f"{tokens.size}: channel {channel} becomes {found[token, channel]:.7g}, and {plain.states[token, channel]:.7g} "
-        f"by a plain computation: {abs(found - plain.states)[token, channel]:.3g} apart, where rounding makes at most "
+        f"{tokens.size}: channel {channel} becomes {found[token, channel]:.7g}, and {plain[token, channel]:.7g} "
+        f"by a plain computation: {abs(found - plain)[token, channel]:.3g} apart, where rounding makes at most "
         f"{allowed[token, channel]:.3g}",
         hint="Statistics would be wrong, so nothing is written. Try QUANTKIT_TIER=scalar; please report this message "
         "together with the output of `quantkit doctor`.",
