@@ -18,6 +18,7 @@ from tests.llama4 import checkpoints
 import quantkit
 from quantkit.calibration import Calibration, Cost, Progress
 from quantkit.calibration.savepoint import Savepoint
+from quantkit.calibration.text import DEFAULT_PATH
 from quantkit.checkpoint import open_checkpoint
 from quantkit.errors import CheckpointError, NonFiniteError, OutputError, PlanRefusedError, QuantkitError, ResumeError
 from quantkit.gguf import read_imatrix
@@ -242,7 +243,20 @@ def test_changed_text_version_and_blas_are_named(tmp_path: Path, monkeypatch: py
         patch.setattr("quantkit.calibration.fingerprint.blas_identity", lambda: "numpy 9, openblas")
         with pytest.raises(ResumeError, match=r'arithmetic was ".*numpy .*", is ".*, numpy 9, openblas"'):
             quantkit.calibrate(**run)
+    with monkeypatch.context() as patch:
+        patch.setattr("quantkit.calibration.fingerprint.version", lambda name: "0.0.1")
+        with pytest.raises(ResumeError, match=r'tokenizers version was "[^"]*", is "0\.0\.1"'):
+            quantkit.calibrate(**run)
     quantkit.calibrate(**run)
+
+
+def test_a_change_of_the_text_that_comes_along_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop(tmp_path / "out.gguf", text=None)
+    other = tmp_path / "text.jsonl"
+    other.write_bytes(DEFAULT_PATH.read_bytes() + b'{"text": "more"}\n')
+    monkeypatch.setattr("quantkit.calibration.fingerprint.DEFAULT_PATH", other)
+    with pytest.raises(ResumeError, match=r'text 1 was "quantkit-default-2, sha256 .*", is "quantkit-default-2, sha'):
+        quantkit.calibrate(**{**RUN, "text": None}, out=tmp_path / "out.gguf")
 
 
 def test_a_changed_checkpoint_is_named(tmp_path: Path) -> None:
@@ -270,12 +284,14 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
                 quantkit.calibrate(**RUN, out=out)
             assert "Delete" in caught.value.hint
             path.write_bytes(content)
-    middle = tmp_path / "out.gguf.part.sums-0"
-    content = bytearray(middle.read_bytes())
-    content[len(content) // 2] ^= 1
-    middle.write_bytes(content)
-    with pytest.raises(ResumeError, match="sums-0 is gone or damaged"):
-        quantkit.calibrate(**RUN, out=out)
+    for name in ("states-1", "sums-0"):  # a bit in the middle
+        path = tmp_path / f"out.gguf.part.{name}"
+        content = path.read_bytes()
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+        with pytest.raises(ResumeError, match=f"{name} is gone or damaged"):
+            quantkit.calibrate(**RUN, out=out)
+        path.write_bytes(content)
     journal = tmp_path / "out.gguf.part.journal"
     lines = journal.read_bytes().splitlines()
     for bad in (b"rubbish", b'{"layer":9,"seconds":1,"sums":[0,1]}', b'{"slabs":[]}'):

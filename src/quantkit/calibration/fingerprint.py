@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import quantkit
-from quantkit.calibration.text import DEFAULT_NAME, read
+from quantkit.calibration.text import DEFAULT_NAME, DEFAULT_PATH, read
 from quantkit.checkpoint import Checkpoint
 from quantkit.errors import UsageError
 from quantkit.kernels.blas import blas_identity
@@ -27,10 +28,12 @@ def run_fingerprint(source: Checkpoint, texts: Sequence[Path] | None, options: d
     Raises:
         UsageError: a text that cannot be read, or not twice.
     """
-    contents = [DEFAULT_NAME] if texts is None else [_content(path) for path in texts]
+    default = [f"{DEFAULT_NAME}, {_digest(DEFAULT_PATH)}"]
+    contents = default if texts is None else [_content(path) for path in texts]
     return {
         "command": COMMAND,
         "quantkit version": quantkit.__version__,
+        "tokenizers version": version("tokenizers"),  # the text is cut into tokens again
         "arithmetic": f"{current_tier()}, {blas_identity()}",
         **source.identity(),
         **{f"text {number}": content for number, content in enumerate(contents, start=1)},
@@ -44,4 +47,8 @@ def _content(path: Path) -> str:
             f"the text {path} is not a file",
             hint="A calibration that goes on after an interruption reads its text again: write it to a file.",
         )
-    return f"{path}, sha256 {hashlib.sha256(read(path)).hexdigest()}"
+    return f"{path}, {_digest(path)}"
+
+
+def _digest(path: Path) -> str:
+    return f"sha256 {hashlib.sha256(read(path)).hexdigest()}"

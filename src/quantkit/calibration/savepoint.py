@@ -16,6 +16,7 @@ import io
 import os
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, field, replace
@@ -49,6 +50,7 @@ class Point:
         seconds: that this round took until now.
         ending: of the calibration, once its statistics are written.
         sums: layer -> (round, offset and number of bytes) of its latest sums.
+        states: number of bytes and CRC-32 of the hidden states that go into `layer`; (0, 0) for the first.
     """
 
     rounds: tuple[Round, ...] = ()
@@ -57,18 +59,21 @@ class Point:
     seconds: float = 0.0
     ending: Ending | None = None
     sums: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    states: tuple[int, int] = (0, 0)
 
     def after(self, line: dict[str, Any]) -> Point:
         """With a further line of the journal. ValueError, KeyError or TypeError if it says nothing known."""
         if "layer" in line:
             layer, offset, size = int(line["layer"]), *map(int, line["sums"])
+            n_bytes, checksum = map(int, line["states"])
             if layer != self.layer:
                 raise ValueError(f"layer {layer} after {self.layer} layers")
             sums = self.sums | {layer: (len(self.rounds), offset, size)}
-            return replace(self, layer=layer + 1, seconds=float(line["seconds"]), sums=sums)
+            seconds = float(line["seconds"])
+            return replace(self, layer=layer + 1, seconds=seconds, sums=sums, states=(n_bytes, checksum))
         short = tuple(ShortExpert(*map(int, one)) for one in line["short"])
         rounds = (*self.rounds, Round(**line["round"]))
-        return replace(self, rounds=rounds, short=short, layer=0, seconds=0.0, ending=line["ending"])
+        return replace(self, rounds=rounds, short=short, layer=0, seconds=0.0, ending=line["ending"], states=(0, 0))
 
 
 class Savepoint:
@@ -177,8 +182,18 @@ class Savepoint:
                 raise self._damaged(path) from error
 
     def states(self, hidden_size: int) -> Callable[[slice], npt.NDArray[np.float32]]:
-        """What reads the hidden states that go into `point.layer`: rows -> float32 (n, hidden_size)."""
+        """What reads the hidden states that go into `point.layer`: rows -> float32 (n, hidden_size).
+
+        ResumeError when the file is another than was written: the order of syncs does not help against what a disk
+        loses, and numbers that are a little wrong would go unnoticed.
+        """
         path, row_bytes = self._states(self.point.layer), 4 * hidden_size
+        n_bytes, expected = self.point.states
+        checksum = 0
+        for start in range(0, n_bytes, _BLOCK_BYTES):
+            checksum = zlib.crc32(self._read(path, start, min(_BLOCK_BYTES, n_bytes - start)), checksum)
+        if checksum != expected:
+            raise self._damaged(path)
 
         def read(rows: slice) -> npt.NDArray[np.float32]:
             data = self._read(path, rows.start * row_bytes, (rows.stop - rows.start) * row_bytes)
@@ -200,13 +215,18 @@ class Savepoint:
         offset = before[1] + before[2] if before else 0
         with self._written(self._sums(number)) as fd:
             _put(fd, packed.getbuffer(), offset)
+        n_bytes = checksum = 0
         if states is not None:
             n, cols = states.shape
+            n_bytes = 4 * n * cols
             step = max(1, _BLOCK_BYTES // (4 * cols))
             with self._written(self._states(layer + 1)) as fd:
                 for start in range(0, n, step):
-                    _put(fd, states.read(slice(start, min(n, start + step))).data.cast("B"), start * 4 * cols)
-        self._note({"layer": layer, "seconds": seconds, "sums": [offset, len(packed.getbuffer())]})
+                    data = states.read(slice(start, min(n, start + step))).data.cast("B")
+                    checksum = zlib.crc32(data, checksum)
+                    _put(fd, data, start * 4 * cols)
+        sums = [offset, len(packed.getbuffer())]
+        self._note({"layer": layer, "seconds": seconds, "sums": sums, "states": [n_bytes, checksum]})
 
     def note_round(self, done: Round, short: tuple[ShortExpert, ...], ending: Ending | None = None) -> None:
         """A round is over, and with an `ending` all of it."""

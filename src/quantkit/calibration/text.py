@@ -11,7 +11,7 @@ from quantkit.errors import UsageError
 
 # Another number with every change of the text; default/README.md says where it is from.
 DEFAULT_NAME = "quantkit-default-2"
-_DEFAULT = Path(__file__).parent / "default" / "text.jsonl"
+DEFAULT_PATH = Path(__file__).parent / "default" / "text.jsonl"
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ def documents(paths: Iterable[str | Path]) -> Iterator[Document]:
 
 def default_documents() -> Iterator[Document]:
     """The documents of the text that comes with quantkit, all domains mixed."""
-    yield from documents([_DEFAULT])
+    yield from documents([DEFAULT_PATH])
 
 
 def largest_bytes(paths: Iterable[Path] | None) -> int:
     """The size of the largest file; None for the text that comes with quantkit."""
-    return max(path.stat().st_size for path in ([_DEFAULT] if paths is None else paths))
+    return max(path.stat().st_size for path in ([DEFAULT_PATH] if paths is None else paths))
 
 
 def _whole(path: Path) -> Iterator[Document]:
