@@ -14,6 +14,7 @@ from tests.gguf.imatrix_file import write_imatrix_dat, write_imatrix_gguf
 
 from quantkit.errors import CheckpointError, UsageError
 from quantkit.gguf import Imatrix, ImatrixEntry, coverage, merge_imatrix, read_imatrix, write_imatrix
+from quantkit.gguf.legacy_imatrix import read_legacy
 
 EXPERTS = "blk.0.ffn_down_exps.weight"
 MATRIX = "blk.0.attn_q.weight"
@@ -139,12 +140,41 @@ def test_estimates_and_dat_files_are_refused(tmp_path: Path) -> None:
     raw = {EXPERTS: (np.ones((2, 4)), np.ones(2)), MATRIX: (np.ones((1, 4)), np.ones(1))}
     old = write_imatrix_dat(tmp_path / "old.dat", raw)
     good = read_imatrix(write_imatrix_gguf(tmp_path / "good.gguf", raw))
-    for path, says in ((tmp_path / "shrunk.gguf", "shrunk.gguf is marked as shrunk"), (old, "old.dat is a .dat file")):
+    for path, says in (
+        (tmp_path / "shrunk.gguf", "shrunk.gguf is marked as shrunk"),
+        (old, rf"old.dat is a .dat file.*{EXPERTS}"),
+    ):
         for order in ([good, read_imatrix(path)], [read_imatrix(path), good], [read_imatrix(path)]):
             with pytest.raises(UsageError, match=says):
                 merge_imatrix(order)
     with pytest.raises(UsageError, match="no imatrix to merge"):
         merge_imatrix([])
+
+
+def test_dat_files_without_experts_are_added_up(tmp_path: Path) -> None:
+    """As llama-imatrix's loader does it, `values[i] += stored[i] * chunk_size` and `counts += calls * chunk_size`: the
+    sums and counts of the run, since every token comes to every matrix and chunks are whole."""
+    rng = np.random.default_rng(0)
+    raw = [
+        {MATRIX: (rng.random((1, 8)) * 1e5, np.array([n])), "output.weight": (rng.random((1, 4)) * 1e3, np.array([n]))}
+        for n in (256.0 * 3, 256.0 * 7)
+    ]
+    old = [read_imatrix(write_imatrix_dat(tmp_path / f"{i}.dat", one, chunk_size=256)) for i, one in enumerate(raw)]
+    new = [read_imatrix(write_imatrix_gguf(tmp_path / f"{i}.gguf", one, chunk_size=256)) for i, one in enumerate(raw)]
+    expected = merge_imatrix(new)
+    for files in (old, [old[0], new[1]], [new[0], old[1]]):
+        found = merge_imatrix(files, legacy_chunk_size=256)
+        assert (found.legacy, found.chunk_size, found.chunk_count) == (False, 256, 14)
+        for name, entry in expected.entries.items():
+            np.testing.assert_array_equal(found.entries[name].counts, entry.counts)
+            # the mean, its product with the calls and the sum in the GGUF are float32 each: 2**-24 three times
+            np.testing.assert_allclose(found.entries[name].sums, entry.sums, rtol=3.01 * 2.0**-24)
+    stored, n_calls = read_legacy(tmp_path / "0.dat")[0][MATRIX]
+    alone = merge_imatrix(old[:1], legacy_chunk_size=256).entries[MATRIX]
+    np.testing.assert_array_equal(alone.sums, stored.astype(np.float64) * 256)
+    assert alone.counts.tolist() == [n_calls * 256]
+    with pytest.raises(UsageError, match="chunks of 0"):
+        merge_imatrix(old, legacy_chunk_size=0)
 
 
 def test_coverage_counts_tokens_effective_sizes_and_shares() -> None:

@@ -25,13 +25,21 @@ WHAT = "What to write"
 @click.option(
     "-o", "--output", "out", type=click.Path(), required=True, cls=Option, group=WHAT, help="The file to write."
 )
+@click.option(
+    "--chunk-size",
+    type=click.IntRange(min=1),
+    default=512,
+    cls=Option,
+    metavar="N",
+    help="Tokens of a chunk of .dat files, which do not say so.",
+)
 @click.option("--force", is_flag=True, cls=Option, group=WHAT, help="Overwrite OUTPUT if it exists.")
 @json_option
-def command(files: tuple[str, ...], out: str, force: bool, as_json: bool) -> None:
+def command(files: tuple[str, ...], out: str, chunk_size: int, force: bool, as_json: bool) -> None:
     """Add up FILES, importance matrices of one model over different texts, as if one run had read all of them.
 
-    Sums, tokens, chunks and names of texts are added up. Refused are files of other tensors or shapes, .dat files,
-    which have no counts by expert, and what `export --shrunk` wrote, which holds estimates in place of sums.
+    Sums, tokens, chunks and names of texts are added up. Refused are files of other tensors or shapes, .dat files with
+    experts, of which they have no counts, and what `export --shrunk` wrote, which holds estimates in place of sums.
     """
     from quantkit.cli import output
     from quantkit.cli.imatrix_show import report, show
@@ -43,7 +51,7 @@ def command(files: tuple[str, ...], out: str, force: bool, as_json: bool) -> Non
     if twice is not None:
         raise UsageError(f"{twice} is given twice, and would count twice")
     read = [read_imatrix(name, inputs=True) for name in files]
-    write_imatrix(path, merge_imatrix(read))
+    write_imatrix(path, merge_imatrix(read, legacy_chunk_size=chunk_size))
     merged = read_imatrix(path)
     for field, what in (("inputs", "Σx"), ("router_sums", "router weights")):
         having = sum(any(getattr(entry, field) is not None for entry in one.entries.values()) for one in read)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +15,26 @@ from quantkit.gguf.imatrix import Float64, Imatrix, ImatrixEntry
 MAX_CHUNKS = 2**32 - 1  # stored as u32
 
 
-def merge_imatrix(imatrices: Sequence[Imatrix]) -> Imatrix:
+def merge_imatrix(imatrices: Sequence[Imatrix], *, legacy_chunk_size: int = 512) -> Imatrix:
     """Add up the raw statistics of one model over different texts, in float64; the order changes the last bits only.
 
     Chunk counts are added up; where chunk sizes differ, chunks are counted in the largest size that divides all of
     them, so that count times size remains the number of tokens. Data sets are listed once each. What not all of the
     files have (Σx, router weights) the result has not either.
 
+    Args:
+        legacy_chunk_size: tokens of a chunk in .dat files, which do not say so.
+
     Raises:
-        UsageError: nothing to merge, or a file that is marked as shrunk or is a .dat: no sums that could be added up.
+        UsageError: nothing to merge, or a file that is marked as shrunk or is a .dat of experts: no sums that could be
+            added up.
         CheckpointError: tensors or shapes that differ, by file and tensor.
     """
     if not imatrices:
         raise UsageError("no imatrix to merge")
-    for imatrix in imatrices:
-        _check_raw(imatrix)
+    if legacy_chunk_size < 1:
+        raise UsageError(f"chunks of {legacy_chunk_size} tokens")
+    imatrices = [_raw(imatrix, legacy_chunk_size) for imatrix in imatrices]
     first = imatrices[0]
     for other in imatrices[1:]:
         _check_same_tensors(first, other)
@@ -48,17 +54,32 @@ def _named(imatrix: Imatrix) -> str:
     return str(imatrix.path or "an imatrix")
 
 
-def _check_raw(imatrix: Imatrix) -> None:
+def _raw(imatrix: Imatrix, legacy_chunk_size: int) -> Imatrix:
+    """The imatrix with sums and counts that can be added up.
+
+    Those of a .dat file are taken as llama-imatrix takes them: values and calls, times the chunk size. For a matrix,
+    whose inputs are whole chunks, that is what was seen. For experts it is not: their calls are those of the one that
+    saw most, whatever each saw, and an expert that saw nothing has ones.
+    """
     if imatrix.shrunk:
         raise UsageError(
             f"{_named(imatrix)} is marked as shrunk: its values are estimates, not sums",
             hint="Merge the raw statistics that it was made from, then export again.",
         )
-    if imatrix.legacy:
+    if not imatrix.legacy:
+        return imatrix
+    routed = next((name for name in imatrix.entries if "_exps." in name), None)
+    if routed is not None:
         raise UsageError(
-            f"{_named(imatrix)} is a .dat file, which has no counts by expert, so that its sums are unknown",
+            f"{_named(imatrix)} is a .dat file, which has one count for all experts of {routed}, and ones for those "
+            "that saw nothing, so that their sums are unknown",
             hint="Collect the statistics again as GGUF, with a current llama-imatrix or with quantkit.",
         )
+    entries = {
+        name: ImatrixEntry(entry.sums.astype(np.float64) * legacy_chunk_size, entry.counts * legacy_chunk_size)
+        for name, entry in imatrix.entries.items()
+    }
+    return replace(imatrix, entries=entries, chunk_size=legacy_chunk_size, legacy=False)
 
 
 def _check_same_tensors(first: Imatrix, other: Imatrix) -> None:
