@@ -110,6 +110,7 @@ def command(checkpoint: str, out: str, as_json: bool, **options: Any) -> None:
 
     The model is read from disk a layer and an expert at a time, so it may be far larger than memory. Every expert gets
     statistics of the tokens that the router sends to it, and of no others. At the end stands how many that were.
+    docs/calibration.md explains sums, rounds and the file.
 
     When it is interrupted or killed, the same command goes on after the last layer that was finished, from files
     OUTPUT.part.*, to the same bytes. --threads and --max-ram may differ then.
