@@ -14,7 +14,7 @@ from quantkit.calibration.fingerprint import run_fingerprint
 from quantkit.calibration.rounds import Calibration, Ending, Round, has_stalled, short_experts
 from quantkit.calibration.savepoint import Savepoint, refuse_existing
 from quantkit.calibration.text import DEFAULT_NAME, default_documents, documents, largest_bytes
-from quantkit.calibration.tokens import token_source
+from quantkit.calibration.tokens import give_back_memory, token_source
 from quantkit.calibration.walk import Supply, Walk
 from quantkit.calibration.watch import Progress, Watch
 from quantkit.checkpoint import open_checkpoint
@@ -105,6 +105,7 @@ def calibrate(
                 weights, watch, saved, max_ram_bytes, text_bytes, path.absolute().parent, threads, read_bytes, announce
             )
             chunks = supply.take()
+            give_back_memory()
         while saved.point.ending is None:
             point, seconds = saved.point, walk.run(chunks, supply)
             short = short_experts(watch.imatrix((), 0, context), min_tokens_per_expert)
