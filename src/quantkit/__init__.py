@@ -2,7 +2,8 @@
 
 Nothing heavy is imported before it is used: `quantkit.convert(...)`, `quantkit.plan(...)`,
 `quantkit.calibrate(...)`, `quantkit.drift(...)`, `quantkit.compare(...)`, `quantkit.verify(...)`,
-`quantkit.QuantizedTensor`, `quantkit.kernels` and `quantkit.errors`.
+`quantkit.QuantizedTensor`, and the rooms: `quantkit.kernels`, `quantkit.testing`, `quantkit.gguf`,
+`quantkit.errors` and their siblings.
 """
 
 from __future__ import annotations
@@ -10,6 +11,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from quantkit import calibration as calibration
+    from quantkit import checkpoint as checkpoint
+    from quantkit import errors as errors
+    from quantkit import gguf as gguf
+    from quantkit import kernels as kernels
+    from quantkit import llama4 as llama4
+    from quantkit import recipes as recipes
+    from quantkit import testing as testing
     from quantkit.calibration.run import calibrate as calibrate
     from quantkit.convert.preflight import plan as plan
     from quantkit.convert.run import convert as convert
@@ -21,25 +30,29 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["QuantizedTensor", "__version__", "calibrate", "compare", "convert", "drift", "plan", "verify"]
 
+_HOMES = {
+    "QuantizedTensor": "kernels",
+    "calibrate": "calibration",
+    "compare": "drift.comparison",
+    "plan": "convert",
+    "verify": "drift.verification",
+}
+# `convert` and `drift` can be called like functions
+_ROOMS = (
+    "calibration", "checkpoint", "convert", "drift", "errors", "gguf", "kernels", "llama4", "recipes", "testing",
+)  # fmt: skip
+
 
 def __getattr__(name: str) -> object:
     from importlib import import_module
 
-    if name == "calibrate":
-        return import_module("quantkit.calibration").calibrate
-    if name == "plan":
-        return import_module("quantkit.convert").plan
-    if name == "compare":
-        return import_module("quantkit.drift.comparison").compare
-    if name == "verify":
-        return import_module("quantkit.drift.verification").verify
-    if name == "QuantizedTensor":
-        return import_module("quantkit.kernels").QuantizedTensor
-    if name in ("convert", "drift", "errors", "kernels"):
-        return import_module(f"quantkit.{name}")  # the rooms `convert` and `drift` can be called like functions
+    if name in _HOMES:
+        return getattr(import_module(f"quantkit.{_HOMES[name]}"), name)
+    if name in _ROOMS:
+        return import_module(f"quantkit.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     own = (name for name in globals() if name.startswith("__") and name.endswith("__"))
-    return sorted({*own, *__all__, "errors", "kernels"})
+    return sorted({*own, *__all__, *_ROOMS})
