@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlx.core  # noqa: F401  (and numpy: pytester forgets what a run loads, and extensions cannot be loaded twice)
 import numpy as np
 import pytest
 
@@ -184,6 +185,69 @@ def test_formats_of_the_option(folder: pytest.Pytester) -> None:
     result = run(folder, "--quantkit-format=q4_m")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: --quantkit-format: unknown format 'q4_m'", "Did you mean q4_k*"])
+
+
+GROUPS = """
+import mlx.core as mx
+import numpy as np
+import pytest
+from quantkit import QuantizedTensor
+
+WEIGHTS = np.load("weights.npy")
+
+def mlx(format):
+    packed, scales, biases = mx.quantize(mx.array(WEIGHTS), group_size=64, bits=4)
+    return QuantizedTensor(packed, format, scales, biases)
+
+@pytest.mark.quantkit_formats("int4_g64")
+def test_accuracy(quantkit_accuracy):
+    quantkit_accuracy("a", WEIGHTS)
+    quantkit_accuracy("b", np.stack([WEIGHTS, 2 * WEIGHTS]), importance=np.ones((2, 256)))
+    quantkit_accuracy("mlx's", WEIGHTS, packed=mlx(quantkit_accuracy.format))
+"""
+
+
+def test_group_formats(folder: pytest.Pytester) -> None:
+    """Quantized by quantkit, and a tensor of somebody else's; MLX in quantkit's place is worse in both."""
+    Path("test_it.py").write_text(GROUPS, encoding="utf-8")
+    run(folder, "--quantkit-update").assert_outcomes(passed=1)
+    content = json.loads(Path("test_it.quantkit.json").read_text(encoding="utf-8"))
+    assert list(content["results"]) == ["test_accuracy[int4_g64]"]
+    found = content["results"]["test_accuracy[int4_g64]"]
+    assert 0.03 < found["a"]["rmse"] < found["mlx's"]["rmse"] < 0.12
+    run(folder).assert_outcomes(passed=1)
+    for worse in ("packed=mlx(quantkit_accuracy.format)", "decoded=mlx(quantkit_accuracy.format).dequantize()"):
+        Path("test_it.py").write_text(GROUPS.replace('"a", WEIGHTS', f'"a", WEIGHTS, {worse}'), encoding="utf-8")
+        result = run(folder)
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(
+            ["int4_g64 is less accurate than test_it.quantkit.json says", "    worst element: row *, block [0-3], *"]
+        )
+
+
+def test_group_formats_of_the_option(folder: pytest.Pytester) -> None:
+    run(folder, "--quantkit-update", "--quantkit-format=int4_g64", "--quantkit-format=int8_row").assert_outcomes(
+        passed=2
+    )
+    content = json.loads(Path("test_it.quantkit.json").read_text(encoding="utf-8"))
+    assert sorted(content["results"]) == ["test_accuracy[int4_g64]", "test_accuracy[int8_row]"]
+    result = run(folder, "--quantkit-format=int4_g63")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --quantkit-format: unknown format 'int4_g63'", "Group formats are called*"])
+
+
+@pytest.mark.parametrize(
+    ("packed", "words"),
+    [
+        ("mlx('int4_g64').packed", "int4_g32 needs scales and biases beside the packed words"),
+        ("mlx('int4_g64')", "packed is in int4_g64, and the test is of int4_g32"),
+    ],
+)
+def test_packed_groups_that_do_not_fit(folder: pytest.Pytester, packed: str, words: str) -> None:
+    Path("test_it.py").write_text(GROUPS.replace("mlx(quantkit_accuracy.format)", packed), encoding="utf-8")
+    result = run(folder, "--quantkit-format=int4_g32")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"*UsageError: {words}"])
 
 
 def test_without_a_format_it_says_how_to_give_one(folder: pytest.Pytester) -> None:

@@ -259,7 +259,10 @@ class QuantizedTensor:
 
 def _group_parts(group: GroupFormat, packed: Any, scales: Any, biases: Any) -> dict[str, npt.NDArray[Any]]:
     if scales is None or biases is None:
-        raise UsageError(f"{group.name} needs scales and biases beside the packed words")
+        raise UsageError(
+            f"{group.name} needs scales and biases beside the packed words",
+            hint=f'QuantizedTensor(packed, "{group.name}", scales, biases) holds all three.',
+        )
     words = word_rows(packed)
     (scale, type), (bias, bias_type) = float_array(scales, "scales"), float_array(biases, "biases")
     cols = group.cols(words.shape[-1])

@@ -17,12 +17,13 @@ class Accuracy:
     """Call it once for each tensor; the test fails at its end if any became worse than the baseline.
 
     quantkit_accuracy(name, weights) quantizes with quantkit in the format under test. `packed=` takes bytes that your
-    own encoder wrote in that format instead, `decoded=` the weights that came out of anything else.
+    own encoder wrote in that format instead, or a QuantizedTensor of it, `decoded=` the weights that came out of
+    anything else.
     """
 
     def __init__(self, test: str, format: str, baseline: Baseline, shown_path: str) -> None:
         self.format = format
-        """The format under test, "q4_k" ..."""
+        """The format under test, "q4_k" or "int4_g64" ..."""
         self.test = test
         self.baseline = baseline
         self._shown_path = shown_path
@@ -44,18 +45,19 @@ class Accuracy:
             name: of the tensor in the baseline; once in a test.
             weights: (rows, cols) or (experts, rows, cols), as quantkit.kernels.quantize takes them.
             importance: (cols,) or (experts, cols): the quantization and all metrics but max_abs are weighted by it.
-            packed: uint8 (..., row_bytes), if not quantkit but your encoder made the bytes.
+            packed: uint8 (..., row_bytes), if not quantkit but your encoder made the bytes; a QuantizedTensor, which
+                group formats ("int4_g64") need, as their words say nothing without scales and biases.
             decoded: of the shape of weights, if they are not in a format of quantkit at all.
 
         Returns:
             The metrics, for bounds of your own.
 
         Raises:
-            UsageError: shapes or names that do not fit.
+            UsageError: shapes, formats or names that do not fit.
             NonFiniteError: a value is NaN or infinite; its place is named.
         """
         from quantkit.errors import UsageError
-        from quantkit.kernels import dequantize, quantize
+        from quantkit.kernels import QuantizedTensor
         from quantkit.kernels.arrays import real_array, widened
         from quantkit.testing.metrics import figures, measure
 
@@ -66,19 +68,26 @@ class Accuracy:
         array, type = real_array(weights, "weights")
         if decoded is None:
             if packed is None:
-                packed = quantize(weights, self.format, importance=importance)
-            decoded = dequantize(packed, self.format)
+                packed = QuantizedTensor.quantize(weights, self.format, importance=importance)
+            elif not isinstance(packed, QuantizedTensor):
+                packed = QuantizedTensor(packed, self.format)
+            if packed.format != self.format:
+                raise UsageError(f"packed is in {packed.format}, and the test is of {self.format}")
+            decoded = packed.dequantize()
         found = measure(weights, decoded, importance=importance)
         self.measured[name] = make_entry(figures(found), array.shape, array.tobytes())
         at = found.max_abs_index
         value, became = widened(array[at][None], type)[0], widened(*real_array(decoded, "decoded"))[at]
-        self._worst[name] = f"{self._place(at)}: {value:.6g} became {became:.6g}"
+        self._worst[name] = f"{self._place(at, array.shape[-1])}: {value:.6g} became {became:.6g}"
         return found
 
-    def _place(self, index: tuple[int, ...]) -> str:
+    def _place(self, index: tuple[int, ...], cols: int) -> str:
         from quantkit.kernels.formats import find_format
+        from quantkit.kernels.group_format import find_group_format
 
-        block, element = divmod(index[-1], max(32, find_format(self.format).block_size))
+        group = find_group_format(self.format)
+        size = group.group_cols(cols) if group else max(32, find_format(self.format).block_size)
+        block, element = divmod(index[-1], size)
         expert = f"expert {index[0]}, " if len(index) == 3 else ""
         row = f"row {index[-2]}, " if len(index) > 1 else ""
         return f"{expert}{row}block {block}, element {element}"

@@ -52,9 +52,10 @@ def _known(formats: list[str], where: str) -> list[str]:
     """The formats, each once. UsageError of pytest if one is not known."""
     from quantkit.errors import UsageError
     from quantkit.kernels.formats import find_format
+    from quantkit.kernels.group_format import find_group_format
 
     try:
-        return list(dict.fromkeys(find_format(name).name for name in formats))
+        return list(dict.fromkeys((find_group_format(name) or find_format(name)).name for name in formats))
     except UsageError as error:
         raise pytest.UsageError(f"{where}: {error}") from None
 
