@@ -1,4 +1,4 @@
-"""What docs/testing.md shows is what happens: its example runs as pasted, and fails with its message."""
+"""What README and docs/testing.md show is what happens: examples run as pasted, and fail with the message shown."""
 
 from __future__ import annotations
 
@@ -9,10 +9,22 @@ import pytest
 
 import quantkit.kernels  # and numpy: pytester forgets what a run loads, and numpy cannot be loaded twice
 
-DOCS = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(python|text)\n(.*?)^```$", DOCS, re.MULTILINE | re.DOTALL)
-EXAMPLE, PROPERTY = (body for language, body in BLOCKS if language == "python")
-MESSAGE = next(body for language, body in BLOCKS if language == "text")
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(page: str, wanted: str) -> list[str]:
+    """Bodies of the fenced blocks of a language."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [body for language, body in found if language == wanted]
+
+
+PROPERTY = blocks("docs/testing.md", "python")[1]
+MESSAGE = blocks("docs/testing.md", "text")[0]
+EXAMPLES = {
+    page: next(body for body in blocks(page, "python") if "quantkit_accuracy" in body)
+    for page in ("README.md", "docs/testing.md")
+}
 PLUGIN = ("-p", "quantkit.testing.plugin", "-p", "no:cacheprovider")
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e-\d+)?")
 
@@ -33,20 +45,25 @@ def folder(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest
     return pytester
 
 
-def test_the_example_has_ten_lines() -> None:
-    assert EXAMPLE.count("\n") == 10
+@pytest.mark.parametrize("page", EXAMPLES)
+def test_the_example_has_ten_lines(page: str) -> None:
+    assert EXAMPLES[page].count("\n") == 10
 
 
-def test_a_worse_quantizer_fails_with_the_message_shown(folder: pytest.Pytester) -> None:
+@pytest.mark.parametrize("page", EXAMPLES)
+def test_a_worse_quantizer_fails_with_the_message_shown(folder: pytest.Pytester, page: str) -> None:
     """In the words shown. Numbers may differ by a tenth, changes by 5 %: encoders become better."""
     test = folder.path / "test_accuracy.py"
-    test.write_text(EXAMPLE, encoding="utf-8")
+    example = EXAMPLES[page]
+    test.write_text(example, encoding="utf-8")
     folder.runpytest_inprocess(*PLUGIN).assert_outcomes(failed=2)
     folder.runpytest_inprocess(*PLUGIN, "--quantkit-update").assert_outcomes(passed=2)
     folder.runpytest_inprocess(*PLUGIN).assert_outcomes(passed=2)
 
     (folder.path / "worse.py").write_text(WORSE, encoding="utf-8")
-    test.write_text(EXAMPLE.replace("from quantkit.kernels import quantize", "from worse import quantize"), "utf-8")
+    worse = example.replace("from quantkit.kernels import quantize", "from worse import quantize")
+    assert worse != example
+    test.write_text(worse, encoding="utf-8")
     result = folder.runpytest_inprocess(*PLUGIN)
     result.assert_outcomes(failed=2)
     said = result.stdout.str()
