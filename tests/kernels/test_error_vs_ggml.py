@@ -1,4 +1,5 @@
-"""The weighted squared error, summed over a matrix, is at most that of ggml's own quantizer."""
+"""The weighted squared error, summed over a matrix, is at most that of ggml's own quantizer; over many, at most
+0.97 of it for the k-quants but q6_k and for iq4."""
 
 from __future__ import annotations
 
@@ -16,6 +17,8 @@ from quantkit.kernels import FORMATS, dequantize, quantize
 from quantkit.testing.families import Matrix
 
 BLOCK_FORMATS = [name for name, found in FORMATS.items() if found.block_size > 1]
+# Not of each family: where weights lie nearly on a grid, ggml finds it too.
+MOST_IN_SUM = dict.fromkeys(["q2_k", "q3_k", "q4_k", "q5_k", "iq4_nl", "iq4_xs"], 0.97)
 ROWS, COLS = 48, 512
 
 
@@ -86,7 +89,8 @@ def row_errors(
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "importance"])
 @pytest.mark.parametrize("format", BLOCK_FORMATS)
 def test_error_is_at_most_that_of_ggml(format: str, weighted: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    worst_row, worst, sums, above = 0.0, ("", 0.0), np.zeros(2), []
+    worst_row, worst, above = 0.0, ("", 0.0), []
+    sums = {"trained": np.zeros(2), "gauss": np.zeros(2), "student": np.zeros(2), "families": np.zeros(2)}
     for name, x in MATRICES.items():
         importance = importance_of(x.shape[1]) if weighted else None
         weights = np.ones_like(x[0]) if importance is None else importance
@@ -99,12 +103,15 @@ def test_error_is_at_most_that_of_ggml(format: str, weighted: bool, capsys: pyte
         worst = max(worst, (name, ratio), key=lambda found: found[1])
         rows = theirs > 0
         worst_row = max(worst_row, (ours[rows] / theirs[rows]).max(initial=0.0))
-        if name not in FAMILIES:
-            sums += ours.sum(), theirs.sum()
+        for kind in ("families" if name in FAMILIES else "trained", name):
+            if kind in sums:
+                sums[kind] += ours.sum(), theirs.sum()
+    shares = {kind: mine / ggmls for kind, (mine, ggmls) in sums.items()}
     kind = "importance" if weighted else "plain"
     with capsys.disabled():
         sys.stdout.write(
-            f"\n{format} {kind}: trained matrices {sums[0] / sums[1]:.4f} of ggml's error, "
+            f"\n{format} {kind}: trained matrices {shares['trained']:.4f} of ggml's error, "
             f"worst matrix {worst[1]:.4f} ({worst[0]}), worst row {worst_row:.3f} "
         )
     assert not above
+    assert max(shares.values()) <= MOST_IN_SUM.get(format, 1.0), shares
