@@ -1,7 +1,4 @@
-"""Arrays of numpy, torch, MLX and of a producer that has DLPack alone: the same bytes, no copy, clear refusals.
-
-JAX speaks the same protocol; it is no test dependency because its install takes several hundred megabytes.
-"""
+"""Arrays of numpy, torch, JAX, MLX and of a producer that has DLPack alone: the same bytes, no copy, clear refusals."""
 
 from __future__ import annotations
 
@@ -10,6 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import ml_dtypes
 import mlx.core as mx
 import numpy as np
@@ -17,7 +16,7 @@ import pytest
 import torch
 
 from quantkit.errors import NonFiniteError, UsageError
-from quantkit.kernels import dequantize, quantize
+from quantkit.kernels import QuantizedTensor, dequantize, matmul, matmul_experts, quantize, quantize_groups
 from quantkit.kernels.arrays import (
     byte_array,
     check_finite,
@@ -65,6 +64,7 @@ SOURCES: dict[str, Callable[[np.ndarray], Any]] = {
     "torch": torch.from_numpy,
     "parameter": lambda a: torch.nn.Parameter(torch.from_numpy(a)),
     "mlx": mx.array,
+    "jax": jnp.asarray,
     "dlpack": lambda a: Producer(torch.from_numpy(a)),
     "dlpack numpy": Producer,
     "old dlpack": lambda a: OldProducer(torch.from_numpy(a)),
@@ -78,6 +78,7 @@ BFLOAT16S: dict[str, Callable[[np.ndarray], Any]] = {
     "torch": lambda bits: torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16),
     "parameter": lambda bits: torch.nn.Parameter(torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)),
     "mlx": lambda bits: mx.array(bits).view(mx.bfloat16),
+    "jax": lambda bits: jnp.asarray(bits.view(ml_dtypes.bfloat16)),
     "dlpack": lambda bits: Producer(torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)),
     "old dlpack": lambda bits: OldProducer(torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)),
 }
@@ -124,7 +125,52 @@ def test_mlx_is_read_whatever_its_strides(dtype: mx.Dtype, view: str) -> None:
         assert np.shares_memory(array, np.array(matrix, copy=False))
 
 
-@pytest.mark.parametrize("make", [lambda: torch.ones(1000, 7).bfloat16(), lambda: mx.full((1000, 7), 1.0, mx.bfloat16)])
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])
+def test_jax_is_read_in_place(dtype: Any, view: str) -> None:
+    """JAX has no strides: what a view shows is an array of its own, which is read where it lies."""
+    matrix = VIEWS[view](jnp.asarray(VALUES).astype(dtype))
+    array, type = float_array(matrix)
+    assert type == {jnp.float32: "f32", jnp.float16: "f16", jnp.bfloat16: "bf16"}[dtype]
+    assert array.ctypes.data == matrix.unsafe_buffer_pointer()
+    assert np.array_equal(widened(array, type), np.asarray(matrix.astype(jnp.float32)))
+
+
+def test_jax_all_the_way() -> None:
+    """Weights, packed bytes, words, scales, activations and numbers of experts come in, and results go back."""
+    weights, x, ids = jnp.asarray(VALUES).reshape(2, 4, 512), jnp.asarray(VALUES[:3]), jnp.array([1, 0, 1])
+    packed = quantize(weights, "q4_k")
+    given = jnp.asarray(packed)
+    assert byte_array(given).ctypes.data == given.unsafe_buffer_pointer()
+    assert QuantizedTensor(given, "q4_k").packed.ctypes.data == given.unsafe_buffer_pointer()
+    for mode in ("exact", "fast"):
+        expected = matmul(VALUES[:3], packed[0], "q4_k", mode=mode)
+        y = jnp.asarray(matmul(x, given[0], "q4_k", mode=mode))
+        assert y.dtype == jnp.float32
+        assert np.array_equal(y, expected)
+        expected = matmul_experts(VALUES[:3], packed, "q4_k", [1, 0, 1], scale=VALUES[:3, 0], mode=mode)
+        assert np.array_equal(matmul_experts(x, given, "q4_k", ids, scale=x[:, 0], mode=mode), expected)
+    groups = quantize_groups(weights[0], 4, 64, importance=jnp.ones(512), scale_dtype="f16")
+    qt = QuantizedTensor(jnp.asarray(groups[0]), "int4_g64", *map(jnp.asarray, groups[1:]))
+    assert all(np.array_equal(held, part) for held, part in zip(qt.parts().values(), groups, strict=True))
+    half = qt.dequantize(jnp.bfloat16)
+    assert jnp.asarray(half).dtype == jnp.bfloat16
+    assert np.array_equal(jnp.asarray(half), half)
+
+
+def test_jax_has_no_values_while_it_traces() -> None:
+    with pytest.raises(UsageError, match=r"weights, a jax.*Tracer, cannot be read through DLPack"):
+        jax.jit(lambda x: float_array(x, "weights")[0])(VALUES)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.ones(1000, 7).bfloat16(),
+        lambda: mx.full((1000, 7), 1.0, mx.bfloat16),
+        lambda: jnp.ones((1000, 7), jnp.bfloat16),
+    ],
+)
 def test_memory_outlives_its_owner(make: Callable[[], Any]) -> None:
     arrays = [float_array(make())[0] for _ in range(50)]  # nothing else holds them
     assert all((array == 0x3F80).all() for array in arrays)
@@ -160,6 +206,7 @@ def test_what_cannot_be_read_in_place_is_converted() -> None:
         (torch.zeros(3, device="meta"), "weights, a torch.Tensor, cannot be read through DLPack: .*meta\n.*CPU"),
         (torch.zeros(3, 3).to_sparse(), "weights, a torch.Tensor, cannot be read through DLPack: .*layout"),
         (mx.zeros((3,), mx.int32), "weights has dtype int32"),
+        (jnp.zeros(3, jnp.int32), "weights has dtype int32"),
         ([[1.0, 2.0], [3.0]], "weights is a builtins.list that is no array"),
         ("text", "weights has dtype <U4"),
         (None, "weights has dtype object"),
@@ -234,7 +281,7 @@ def test_what_is_not_finite_is_named_by_its_index(type: Any, value: float) -> No
 
 def test_bytes() -> None:
     packed = quantize(VALUES, "q8_0")
-    for given in (packed, torch.from_numpy(packed), mx.array(packed), np.asfortranarray(packed)):
+    for given in (packed, torch.from_numpy(packed), mx.array(packed), jnp.asarray(packed), np.asfortranarray(packed)):
         assert np.array_equal(dequantize(given, "q8_0"), dequantize(packed, "q8_0"))
         assert byte_array(given).flags.c_contiguous
     assert np.shares_memory(byte_array(torch.from_numpy(packed), block_bytes=34), packed)
@@ -252,7 +299,8 @@ def test_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [np.array([0, 3, 1], np.uint16), torch.tensor([0, 3, 1]), mx.array([0, 3, 1]), [0, 3, 1]]
+    "given",
+    [np.array([0, 3, 1], np.uint16), torch.tensor([0, 3, 1]), mx.array([0, 3, 1]), jnp.array([0, 3, 1]), [0, 3, 1]],
 )
 def test_indices(given: Any) -> None:
     ids = index_array(given, "expert_ids", length=3, limit=4)

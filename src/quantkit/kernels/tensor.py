@@ -26,8 +26,10 @@ class QuantizedTensor:
     """Weights in a block format or a group format: a matrix (rows, cols), or those (experts, rows, cols) of experts.
 
     `qt[...]` takes rows and experts by whole numbers and slices without a copy, and by arrays of whole numbers with
-    one; columns are packed in blocks and cannot be taken. `x @ qt.T` is the product with activations. The arrays are
-    shared with what they came in as, and read-only here. Any library's arrays are taken, without a copy.
+    one; columns are packed in blocks and cannot be taken. `x @ qt.T` is the product with activations, a numpy array
+    for x of numpy, torch and JAX; MLX's arrays know no right operand but their own, and raise TypeError: for them, and
+    for every library's, there is `qt.matmul(x)`. The arrays are shared with what they came in as, and read-only here.
+    Any library's arrays are taken, without a copy.
 
     Attributes:
         packed: uint8 (..., row_bytes), the bytes that a GGUF stores; or uint32 (..., cols * bits / 32), MLX's words.
@@ -277,10 +279,7 @@ def _group_parts(group: GroupFormat, packed: Any, scales: Any, biases: Any) -> d
 
 @dataclass(frozen=True)
 class Transposed:
-    """A quantized matrix as the right operand of `@`.
-
-    MLX and JAX arrays may insist on an operand of their own; `qt.matmul(x)` takes those.
-    """
+    """A quantized matrix as the right operand of `@`, which numpy, torch and JAX leave to it."""
 
     tensor: QuantizedTensor
 
