@@ -1,4 +1,5 @@
-"""What the products with packed weights cost in accuracy: `mode="exact"` and `mode="fast"`, for every format.
+"""What the products with packed weights cost in accuracy: `mode="exact"` and `mode="fast"`, for every format and some
+of groups.
 
 Writes the table of docs/kernels.md between its two markers, or prints it.
 """
@@ -11,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.kernels import FORMATS, dequantize, matmul, quantize
+from quantkit.kernels import FORMATS, QuantizedTensor
 
 Doubles = npt.NDArray[np.float64]
 
 BEGIN, END = "<!-- table: product error -->", "<!-- end -->"
 ROWS, COLS, N = 512, 4096, 64
+GROUPS = ("int4_g64", "int4_row", "int8_g64", "int8_row")
 
 
 def weights(rng: np.random.Generator) -> npt.NDArray[np.float32]:
@@ -52,23 +54,24 @@ def rows() -> list[str]:
         "| worst element, of its bound |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for name, found in FORMATS.items():
-        packed = quantize(w, name)
-        decoded = dequantize(packed, name).astype(np.float64)
+    for name in (*FORMATS, *GROUPS):
+        qt = QuantizedTensor.quantize(w, name)
+        decoded = qt.dequantize().astype(np.float64)
         x = inputs["hidden"]
         true = x.astype(np.float64) @ decoded.T
         original = x.astype(np.float64) @ w.T.astype(np.float64)
-        cells = [relative(true - original, original), relative(matmul(x, packed, name) - true, true)]
+        cells = [relative(true - original, original), relative(qt.matmul(x) - true, true)]
         line = f"| {name} | {100 * cells[0]:.3f} % | {cells[1]:.1e} "
-        if found.block_size == 1:
+        block = FORMATS[name].block_size if name in FORMATS else 32  # of x, for this many rows
+        if block == 1:
             lines.append(line + "| | | | |")
             continue
         worst = 0.0
         for x in inputs.values():
             true = x.astype(np.float64) @ decoded.T
-            error = matmul(x, packed, name, mode="fast") - true
-            largest = np.abs(x.astype(np.float64)).reshape(N, -1, found.block_size).max(axis=2) / 254
-            bound = largest @ np.abs(decoded).reshape(ROWS, -1, found.block_size).sum(axis=2).T
+            error = qt.matmul(x, mode="fast") - true
+            largest = np.abs(x.astype(np.float64)).reshape(N, -1, block).max(axis=2) / 254
+            bound = largest @ np.abs(decoded).reshape(ROWS, -1, block).sum(axis=2).T
             worst = max(worst, float((np.abs(error) / bound).max()))
             line += f"| {100 * relative(error, true):.2f} % "
         lines.append(line + f"| {100 * worst:.0f} % |")
