@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from tests.kernels.fast_bound import Floats, Operand, computing, fast_bound, operand, quantized_activations
 
-from quantkit.kernels import FORMATS, _machine, dequantize, quantize
-
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
+from quantkit.kernels import FORMATS, QuantizedTensor, _machine, dequantize, quantize
 
 TIERS: list[str] = _machine.matmul_tiers()
 BLOCKS = [name for name, found in FORMATS.items() if found.block_size > 1]
@@ -29,50 +27,6 @@ SCALES: dict[str, list[tuple[int, str, float]]] = {
     "iq4_xs": [(0, "<f2", 0.5)],
     "mxfp4": [(0, "u1", 120)],
 }
-# Of super-blocks: where codes lie, the weight of the largest less that of code 0 in scales, columns of a scale, and by
-# how many bits a panel cuts sums of products so that they fit in 16.
-SUPER: dict[str, tuple[slice, int, int, int]] = {
-    "q2_k": (slice(16, 80), 3, 16, 0),
-    "q3_k": (slice(0, 96), 7, 16, 0),
-    "q4_k": (slice(16, 144), 15, 32, 1),
-    "q5_k": (slice(16, 176), 31, 32, 2),
-    "q6_k": (slice(0, 192), 63, 16, 1),
-    "iq4_xs": (slice(8, 136), 240, 32, 4),
-}
-FEW = 3  # rows of x that are not multiplied in panels
-
-
-def block_of(name: str, n: int) -> int:
-    """Columns of x that share a step: a super-block where there are panels of them."""
-    return 256 if name in SUPER and n > FEW else 32
-
-
-def quantized_activations(x: Floats, size: int) -> Doubles:
-    """What the products see: blocks rounded to 127ths of their largest magnitude."""
-    blocks = x.reshape(len(x), -1, size)
-    largest = np.abs(blocks).max(axis=2, keepdims=True)
-    codes = np.rint(blocks * (np.float32(127) / largest))
-    assert np.abs(codes).max() <= 127
-    return (codes.astype(np.float64) * (largest / np.float32(127))).reshape(x.shape)
-
-
-def rounding(x: Doubles, weights: Floats) -> Doubles:
-    """A bound of float32 rounding: one addition a block and some a term, a term at most 8 x the block's largest."""
-    largest = np.abs(weights.astype(np.float64)).reshape(len(weights), -1, 32).max(axis=2)
-    return (x.shape[1] / 32 + 16) * 2.0**-24 * 8 * np.abs(x).reshape(len(x), -1, 32).sum(axis=2) @ largest.T
-
-
-def cut(x: Floats, packed: npt.NDArray[np.uint8], name: str) -> Doubles:
-    """A bound of what panels of super-blocks lose by cutting sums of products: half a unit times a scale and a step."""
-    if block_of(name, len(x)) == 32:
-        return np.zeros((len(x), len(packed)))
-    codes, span, size, shift = SUPER[name]
-    ends = np.repeat(packed.reshape(1, -1, FORMATS[name].block_bytes), 2, axis=0)
-    ends[0, :, codes], ends[1, :, codes] = 0, 255
-    low, high = (dequantize(one.reshape(len(packed), -1), name).astype(np.float64) for one in ends)
-    scales = np.abs(high - low).reshape(len(packed), -1, 256)[:, :, ::size].sum(axis=2) / span
-    steps = np.abs(x).reshape(len(x), -1, 256).max(axis=2) / 127
-    return (2**shift // 2) * steps.astype(np.float64) @ scales.T * (1 + 1e-6)
 
 
 def fast(x: Floats, packed: npt.NDArray[np.uint8], name: str, *, tier: str, threads: int = 1) -> Floats:
@@ -81,10 +35,10 @@ def fast(x: Floats, packed: npt.NDArray[np.uint8], name: str, *, tier: str, thre
     return out
 
 
-def check(got: Floats, x: Floats, weights: Floats, name: str = "", packed: npt.NDArray[np.uint8] | None = None) -> None:
-    seen = quantized_activations(x, block_of(name, len(x)))
-    error = np.abs(got - seen @ weights.astype(np.float64).T)
-    bound = rounding(seen, weights) + (0 if packed is None else cut(x, packed, name))
+def check(got: Floats, x: Floats, weights: Operand) -> None:
+    """Against float64 of the activations as rounded: all but the rounding of x."""
+    error = np.abs(got - quantized_activations(x, weights.block(len(x))) @ weights.weights.T)
+    bound = computing(x, weights)
     assert (error <= bound).all(), np.max(error / bound)
 
 
@@ -107,7 +61,7 @@ def test_against_float64_of_the_quantized_activations(name: str, tier: str) -> N
         (19, 1, 512),
     ]:
         x, packed = matrices(name, n, rows, cols)
-        check(fast(x, packed, name, tier=tier), x, dequantize(packed, name), name, packed)
+        check(fast(x, packed, name, tier=tier), x, operand(packed, name))
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -115,7 +69,7 @@ def test_against_float64_of_the_quantized_activations(name: str, tier: str) -> N
 def test_columns_that_are_no_multiple_of_256(name: str, tier: str) -> None:
     for n, rows, cols in [(1, 9, 32), (1, 9, 544), (5, 17, 96), (8, 40, 800)]:
         x, packed = matrices(name, n, rows, cols)
-        check(fast(x, packed, name, tier=tier), x, dequantize(packed, name))
+        check(fast(x, packed, name, tier=tier), x, operand(packed, name))
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -153,21 +107,18 @@ def test_no_sum_of_products_saturates(name: str, tier: str) -> None:
         signs = np.resize(np.array([1, -1], np.float32), 512)
         x = np.stack([signs * 0 + 1, signs * 0 - 1, signs, np.sign(weights[0]) + (weights[0] == 0), -signs])
         for n in (1, 5):
-            check(fast(x[:n], packed, name, tier=tier), x[:n], weights, name, packed)
-            check(fast(-x[:n], packed, name, tier=tier), -x[:n], weights, name, packed)
+            check(fast(x[:n], packed, name, tier=tier), x[:n], operand(packed, name))
+            check(fast(-x[:n], packed, name, tier=tier), -x[:n], operand(packed, name))
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_error_of_quantizing_activations(name: str) -> None:
     """Each activation is off by at most a 254th of its block's largest magnitude: what `fast` costs, and no more."""
     x, packed = matrices(name, 16, 64, 2048)
-    weights = dequantize(packed, name)
-    exact = x.astype(np.float64) @ weights.astype(np.float64).T
-    size = block_of(name, len(x))
-    largest = np.abs(x).reshape(len(x), -1, size).max(axis=2).astype(np.float64)
-    bound = largest @ np.abs(weights.astype(np.float64)).reshape(64, -1, size).sum(axis=2).T / 254 * (1 + 1e-5)
+    weights = operand(packed, name)
+    exact = x.astype(np.float64) @ weights.weights.T
     error = np.abs(fast(x, packed, name, tier=TIERS[-1]) - exact)
-    assert (error <= bound + rounding(x.astype(np.float64), weights) + cut(x, packed, name)).all()
+    assert (error <= fast_bound(x, weights)).all()
     assert 0.003 < np.sqrt((error**2).mean() / (exact**2).mean()) < 0.008  # documented: 0.5 or 0.7 per cent
 
 
@@ -194,7 +145,7 @@ def test_experts_equal_products_of_their_own(name: str, threads: int) -> None:
 def test_more_rows_than_a_pass_takes() -> None:
     x, packed = matrices("q4_k", 1100, 40, 256)
     got = fast(x, packed, "q4_k", tier=TIERS[-1], threads=2)
-    check(got, x, dequantize(packed, "q4_k"), "q4_k", packed)
+    check(got, x, operand(packed, "q4_k"))
     np.testing.assert_array_equal(got[700:], fast(x[700:], packed, "q4_k", tier=TIERS[-1]))
 
 
@@ -213,11 +164,11 @@ def test_groups(bits: int, group_size: int, tier: str) -> None:
         scales, biases = rng.standard_normal((2, rows, cols // size)).astype(np.float32)
         x = rng.standard_normal((n, cols)).astype(np.float32)
         x[0, :64] = 1
-        weights = codes.reshape(rows, -1, size) * scales[:, :, None].astype(np.float64) + biases[:, :, None]
+        name = f"int{bits}_g{group_size}" if group_size else f"int{bits}_row"
         out = np.full((n, rows), np.nan, np.float32)
         arguments = (x.ravel(), words.ravel(), scales.ravel(), biases.ravel(), rows, cols, out.reshape(-1), 2)
         _machine.matmul_fast_groups(tier, bits, size, *arguments)
-        check(out, x, weights.reshape(rows, cols).astype(np.float32))
+        check(out, x, operand(QuantizedTensor(words, name, scales, biases)))
         first = out.copy()
         _machine.matmul_fast_groups("scalar", bits, size, *arguments)
         np.testing.assert_array_equal(out, first)
@@ -229,7 +180,7 @@ def test_zeros_and_tiny_activations_are_zero() -> None:
     x[2, 100], x[3] = 2.0**-20, 2.0**-90
     got = fast(x, packed, "q4_k", tier=TIERS[-1])
     assert (got[:2] == 0).all()
-    check(got[2:], x[2:], dequantize(packed, "q4_k"), "q4_k", packed)
+    check(got[2:], x[2:], operand(packed, "q4_k"))
 
 
 @pytest.mark.parametrize("n", [1, 6])

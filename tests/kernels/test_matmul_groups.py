@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.kernels.test_matmul import assert_within_bound, gauss, int8_bound
+from tests.kernels.fast_bound import fast_bound, operand
+from tests.kernels.test_matmul import assert_within_bound, gauss
 
 from quantkit.errors import NonFiniteError, UsageError
-from quantkit.kernels import build_info, dequantize_groups, matmul_groups, quantize_groups
+from quantkit.kernels import QuantizedTensor, build_info, dequantize_groups, matmul_groups, quantize_groups
 
 TIERS = build_info()["tiers_supported"]
 
@@ -29,7 +30,8 @@ def test_groups_within_the_bounds(
         if bits in (4, 8):
             fast = matmul_groups(x, packed, scales, biases, bits=bits, group_size=group_size, mode="fast")
             error = np.abs(fast - x.astype(np.float64) @ w.T.astype(np.float64))
-            assert (error <= int8_bound(x, w)).all()
+            name = f"int{bits}_g{group_size}" if group_size > 0 else f"int{bits}_row"
+            assert (error <= fast_bound(x, operand(QuantizedTensor(packed, name, scales, biases)))).all()
             assert n == 0 or error.max() > 1e-4, "as good as exact: not the int8 product"
 
 
