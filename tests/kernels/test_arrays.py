@@ -16,7 +16,16 @@ import pytest
 import torch
 
 from quantkit.errors import NonFiniteError, UsageError
-from quantkit.kernels import QuantizedTensor, dequantize, matmul, matmul_experts, quantize, quantize_groups
+from quantkit.kernels import (
+    QuantizedTensor,
+    dequantize,
+    dequantize_groups,
+    matmul,
+    matmul_experts,
+    matmul_groups,
+    quantize,
+    quantize_groups,
+)
 from quantkit.kernels.arrays import (
     byte_array,
     check_finite,
@@ -288,6 +297,17 @@ def test_bytes() -> None:
     for wrong in (packed.view(np.int8), packed[:, :33], packed[0, 0], torch.zeros(34)):
         with pytest.raises(UsageError, match="packed must be uint8 with rows of whole 34-byte blocks, not"):
             byte_array(wrong, block_bytes=34)
+
+
+@pytest.mark.parametrize("make", [torch.from_numpy, mx.array, jnp.asarray, Producer, np.asfortranarray])
+def test_words_of_groups(make: Callable[[np.ndarray], Any]) -> None:
+    parts = quantize_groups(VALUES, 4, 64)
+    given = make(parts[0])
+    assert np.array_equal(dequantize_groups(given, *parts[1:], 4, 64), dequantize_groups(*parts, 4, 64))
+    assert np.array_equal(matmul_groups(VALUES, given, *parts[1:]), matmul_groups(VALUES, *parts))
+    for wrong in (torch.zeros(8, 64), jnp.zeros((8, 64), jnp.int32)):
+        with pytest.raises(UsageError, match=r"packed must be uint32 \(..., words\), not (float|int)32"):
+            dequantize_groups(wrong, *parts[1:], 4, 64)
 
 
 def test_numbers() -> None:

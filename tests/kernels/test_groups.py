@@ -383,6 +383,8 @@ WEIGHTS = np.ones((3, 256), np.float32)
         ({"bits": 7}, "bits is 7"),
         ({"bits": True}, "bits is True"),
         ({"bits": "4"}, "bits is '4'"),
+        ({"bits": 4.0}, "bits is 4.0"),
+        ({"group_size": 64.0}, "group_size is 64.0"),
         ({"group_size": 16}, "group_size is 16"),
         ({"group_size": 0}, "group_size is 0"),
         ({"group_size": None}, "group_size is None"),

@@ -132,6 +132,24 @@ def test_products_by_expert_are_those_of_each(name: str) -> None:
         assert np.array_equal(found[mine], qt[expert].matmul((X * scale[:, None])[mine]))
 
 
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_what_is_not_finite_is_named_with_its_expert(mode: Any) -> None:
+    parts = QuantizedTensor.quantize(WEIGHTS, "int4_g64").parts()
+    scales, biases = parts["scales"].copy(), parts["biases"].copy()
+    scales[1, 5, 3] = 3e38  # a number, but not times 15
+    biases[2, 0, 1] = np.inf
+    qt = QuantizedTensor(parts["packed"], "int4_g64", scales, biases)
+    assert qt.matmul_experts(X, [0] * 5, mode=mode).shape == (5, 16)
+    with pytest.raises(NonFiniteError, match=r"expert 1: weight .* at row 5, column \d+ is not finite"):
+        qt.matmul_experts(X, [0, 1, 0, 1, 1], mode=mode)
+    with pytest.raises(NonFiniteError, match="expert 2: biases: inf at row 0, column 1"):
+        qt.matmul_experts(X, [0, 2, 0, 0, 0], mode=mode)
+    bad = X.copy()
+    bad[3, 7] = np.inf
+    with pytest.raises(NonFiniteError, match=r"^activations: inf at row 3, column 7"):
+        qt.matmul_experts(bad, [0, 1, 0, 1, 1], mode=mode)
+
+
 def test_products_that_do_not_fit() -> None:
     qt = QuantizedTensor.quantize(WEIGHTS, "int3_g64")
     with pytest.raises(UsageError, match=r'mode="fast" is for groups of 4 or 8 bits, not 3'):

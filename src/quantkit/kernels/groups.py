@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from quantkit.errors import NonFiniteError, UsageError
 from quantkit.kernels import _machine
-from quantkit.kernels.arrays import float_array, number_array
+from quantkit.kernels.arrays import float_array, number_array, word_rows
 from quantkit.kernels.codec import Bytes, column_weights, float_dtype, rows_in_place, thread_count
 from quantkit.kernels.tier import current_tier
 
@@ -73,7 +74,7 @@ def quantize_groups(
     array, scalar = float_array(weights, "weights")
     if array.ndim not in (2, 3):
         raise UsageError(f"weights must be (rows, cols) or (experts, rows, cols), not of shape {array.shape}")
-    _check_bits(bits)
+    bits = _known(bits, "bits", BITS)
     if scale_dtype not in get_args(Float):
         raise UsageError(f"unknown scale_dtype {scale_dtype!r}", hint=f"Known: {', '.join(get_args(Float))}.")
     *batch, cols = array.shape
@@ -112,7 +113,7 @@ def dequantize_groups(
     rounds the product as well as the sum; hand it the scales as float32 and it gives these values.
 
     Args:
-        packed: uint32 (..., cols * bits / 32).
+        packed: uint32 (..., cols * bits / 32), of numpy or any library that speaks DLPack.
         scales, biases: (..., groups) float32, float16, bfloat16, or uint16 holding bfloat16 bits.
         bits, group_size: as they were quantized with; a `group_size` of -1 is a whole row.
         dtype: of the result, a float of 16 bits or more.
@@ -124,11 +125,9 @@ def dequantize_groups(
     Raises:
         UsageError: shapes and dtypes that do not fit together, or dtype is no float.
     """
-    _check_bits(bits)
+    bits = _known(bits, "bits", BITS)
     wanted = float_dtype(dtype)
-    words = np.ascontiguousarray(packed)
-    if words.dtype != np.uint32 or words.ndim < 1:
-        raise UsageError(f"packed must be uint32 (..., words), not {words.dtype} of shape {words.shape}")
+    words = word_rows(packed)
     cols = words.shape[-1] * 32 // bits
     if cols * bits != words.shape[-1] * 32:
         raise UsageError(f"packed has rows of {words.shape[-1]} words, which is no whole number of {bits}-bit codes")
@@ -207,16 +206,21 @@ def _importance(importance: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float
     )
 
 
-def _check_bits(bits: int) -> None:
-    if bits not in BITS or isinstance(bits, bool):
-        raise UsageError(f"bits is {bits!r}", hint=f"Known: {', '.join(map(str, BITS))}.")
+def _known(value: Any, name: str, known: tuple[int, ...]) -> int:
+    """The whole number, if it is one of the known. UsageError otherwise: 4.0 bits are none."""
+    try:
+        found = operator.index(value)
+    except TypeError:
+        found = 0
+    if found not in known or isinstance(value, bool):
+        raise UsageError(f"{name} is {value!r}", hint=f"Known: {', '.join(map(str, known))}, as a whole number.")
+    return found
 
 
 def _group_columns(group_size: int, cols: int) -> int:
     """Columns of one group. UsageError unless rows are whole groups, and codes of whole words."""
-    if group_size not in (*GROUP_SIZES, WHOLE_ROW) or isinstance(group_size, bool):
-        raise UsageError(f"group_size is {group_size!r}", hint="Known: 32, 64, 128, and -1 for a whole row.")
-    group = 32 if group_size == WHOLE_ROW else int(group_size)
+    group_size = _known(group_size, "group_size", (*GROUP_SIZES, WHOLE_ROW))
+    group = 32 if group_size == WHOLE_ROW else group_size
     if cols % group or not cols:
         what = "a whole number of 32 weights" if group_size == WHOLE_ROW else f"a whole number of groups of {group}"
         raise UsageError(f"a row of {cols} weights is not {what}")

@@ -35,8 +35,8 @@ from quantkit.kernels.arrays import (
     float32_array,
     float_array,
     index_array,
-    number_array,
     widened,
+    word_rows,
 )
 from quantkit.kernels.codec import thread_count
 from quantkit.kernels.formats import Format, find_format
@@ -123,7 +123,7 @@ def matmul_experts(
     count = thread_count(threads)
     rows = routed(x, cols, scale, check=not int8)
     ids = index_array(expert_ids, "expert_ids", length=len(rows), limit=n_experts)
-    order, starts = _by_expert(ids, n_experts)
+    order, starts = by_expert(ids, n_experts)
     out = _room(out, (len(rows), n_rows))
     together = int8 and rows.size and out.size and packed.flags.c_contiguous
     if together:
@@ -252,8 +252,8 @@ def _packed(packed: Any, format: str, shape: str) -> tuple[npt.NDArray[np.uint8]
 
 
 def _groups(packed: Any, scales: Any, biases: Any, bits: int, group_size: int) -> GroupWeights:
-    words = number_array(packed, "packed")
-    if words.dtype != np.uint32 or words.ndim != 2:
+    words = word_rows(packed)
+    if words.ndim != 2:
         raise UsageError(f"packed must be uint32 (rows, cols * bits / 32), not {words.dtype} of shape {words.shape}")
     (scale, scale_type), (bias, bias_type) = float_array(scales, "scales"), float_array(biases, "biases")
     dequantize_groups(words[:1], scale[:1], bias[:1], bits, group_size, threads=1)  # refuses what does not fit
@@ -264,7 +264,7 @@ def _groups(packed: Any, scales: Any, biases: Any, bits: int, group_size: int) -
     return GroupWeights(words, scale, bias, int(bits), group_size)
 
 
-def _by_expert(ids: npt.NDArray[np.int64], n_experts: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def by_expert(ids: npt.NDArray[np.int64], n_experts: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Row numbers sorted by expert, (n,), and where each expert's begin in them, (n_experts + 1,)."""
     starts = np.zeros(n_experts + 1, np.int64)
     np.cumsum(np.bincount(ids, minlength=n_experts), out=starts[1:])

@@ -11,14 +11,14 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.errors import UsageError
+from quantkit.errors import NonFiniteError, UsageError
 from quantkit.kernels import codec
 from quantkit.kernels.arrays import Float, byte_rows, float_array, index_array, word_rows
 from quantkit.kernels.deviation import Deviation, deviation
 from quantkit.kernels.formats import find_format
 from quantkit.kernels.group_format import GroupFormat, find_group_format
 from quantkit.kernels.groups import dequantize_groups, quantize_groups
-from quantkit.kernels.matmul import Mode, matmul, matmul_experts, matmul_groups, routed
+from quantkit.kernels.matmul import Mode, by_expert, matmul, matmul_experts, matmul_groups, routed
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -217,9 +217,14 @@ class QuantizedTensor:
             rows = routed(x, self.shape[-1], scale)
             ids = index_array(expert_ids, "expert_ids", length=len(rows), limit=len(self))
             out = np.empty((len(rows), self.shape[1]), np.float32)
-            for expert in np.unique(ids):
-                mine = ids == expert
-                out[mine] = self[expert].matmul(rows[mine], mode=mode, threads=threads)
+            order, starts = by_expert(ids, len(self))
+            for expert in np.flatnonzero(np.diff(starts)):
+                mine = order[starts[expert] : starts[expert + 1]]
+                try:
+                    out[mine] = self[expert].matmul(rows[mine], mode=mode, threads=threads)
+                except NonFiniteError as error:
+                    error.what = f"expert {expert}: {error.what}"
+                    raise
             return out
         return matmul_experts(x, self.packed, self.format, expert_ids, scale=scale, mode=mode, threads=threads)
 
