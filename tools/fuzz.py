@@ -7,8 +7,8 @@
 Each case draws a format (or bits, size and scales of groups), a source type, weights (families of quantkit.testing;
 grids of other formats, rows spliced, bits flipped, or nothing but random bits), importance, and how the weights lie in
 memory. The scalar tier with one thread says what is right: bytes, or a refusal with its row and column. What was
-encoded, and random blocks, are decoded too. The first case in which a tier differs is saved, and ends the run with exit
-code 1.
+encoded, and random blocks, are decoded too, and multiplied with activations. The first case in which a tier differs is
+saved, and ends the run with exit code 1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import secrets
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -35,15 +37,27 @@ from quantkit.kernels import (
     quantize,
     row_bytes,
 )
+from quantkit.kernels.arrays import widened
 from quantkit.kernels.codec import OutOfRangeError, Weighting
 from quantkit.kernels.groups import BITS, GROUP_SIZES
-from quantkit.testing import CHANNELS, IMPORTANCES, WEIGHTS, make_importance, make_weights, supported_tiers, use_tier
+from quantkit.testing import (
+    ACTIVATIONS,
+    CHANNELS,
+    IMPORTANCES,
+    WEIGHTS,
+    make_activations,
+    make_importance,
+    make_weights,
+    supported_tiers,
+    use_tier,
+)
 
 Rng = np.random.Generator
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Outcome = dict[str, Any]
 
+ENCODED, RANDOM = "what was encoded", "random blocks"
 SCALARS = {"f32": np.uint32, "f16": np.uint16, "bf16": np.uint16, "f8_e4m3": np.uint8}
 SCALES: dict[str, type[np.generic]] = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}
 
@@ -74,6 +88,8 @@ class Case:
     group_size: int = 0
     symmetric: bool = False
     scale_type: str = "f32"
+    x: Floats | None = None
+    """Activations (n, cols), not always finite."""
 
     def save(self, path: Path) -> None:
         held = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -87,8 +103,8 @@ class Case:
 
     def options(self) -> dict[str, Any]:
         """Of encode_into."""
-        group = ("bits", "group_size", "symmetric", "scale_type")
-        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("cut", "blocks", *group)}
+        others = ("cut", "blocks", "bits", "group_size", "symmetric", "scale_type", "x")
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in others}
 
 
 def draw_values(rng: Rng, rows: int, cols: int) -> Floats:
@@ -124,6 +140,17 @@ def to_bits(rng: Rng, x: Floats, dtype: str) -> npt.NDArray[Any]:
     for _ in range(flips):
         bits.reshape(-1)[rng.integers(bits.size)] ^= bits.dtype.type(1 << int(rng.integers(width)))
     return bits
+
+
+def draw_activations(rng: Rng, cols: int) -> Floats:
+    """One row to three, which are multiplied otherwise, or more."""
+    families = [str(family) for family in rng.choice(list(ACTIVATIONS), rng.choice([1, 2, 3, *range(4, 24)]))]
+    x = make_activations(families, cols, int(rng.integers(2**32)))
+    if rng.random() < 0.3:
+        x = np.ldexp(x, rng.integers(-120, 40, (len(x), 1))).astype(np.float32)
+    if rng.random() < 0.1:
+        x.view(np.uint32)[rng.integers(len(x)), rng.integers(cols)] ^= np.uint32(1 << int(rng.integers(32)))
+    return x
 
 
 def lay_out(rng: Rng, bits: npt.NDArray[Any]) -> dict[str, Any]:
@@ -172,6 +199,7 @@ def draw_case(seed: int) -> Case:
         symmetric=bool(grouped and rng.random() < 0.4),
         scale_type=scale_type,
         **lay_out(rng, to_bits(rng, draw_values(rng, rows, cols), dtype)),
+        x=draw_activations(rng, cols),
     )
 
 
@@ -187,7 +215,7 @@ def encode(case: Case, threads: int) -> Outcome:
         encode_into(out, **{**case.options(), "threads": threads})
     except OutOfRangeError as error:
         return {"refused": (error.row, error.col, np.float32(error.value).tobytes().hex())}
-    return {"bytes": out, "values of what was encoded": as_bits(dequantize(out, case.format, threads=threads))}
+    return {"bytes": out, f"values of {ENCODED}": as_bits(dequantize(out, case.format, threads=threads))}
 
 
 def encode_groups(case: Case, threads: int) -> Outcome:
@@ -213,7 +241,7 @@ def encode_groups(case: Case, threads: int) -> Outcome:
     )
     if bad is not None:
         return {"refused": (*bad[:2], np.float32(bad[2]).tobytes().hex())}
-    return {**out, "values of what was encoded": decode_groups(case, *out.values(), threads)}
+    return {**out, f"values of {ENCODED}": decode_groups(case, *out.values(), threads)}
 
 
 def decode_groups(case: Case, codes: Bytes, scales: Bytes, biases: Bytes, threads: int) -> npt.NDArray[np.uint32]:
@@ -232,6 +260,63 @@ def decode_blocks(case: Case, threads: int) -> npt.NDArray[np.uint32]:
         return as_bits(dequantize(case.blocks, case.format, threads=threads))
     codes, size = case.group_size // 8 * case.bits, scale_bytes(case.scale_type)
     return decode_groups(case, *np.split(case.blocks, [codes, codes + size], axis=1), threads)
+
+
+def multiply(case: Case, encoded: Outcome, tier: str, threads: int) -> Outcome:
+    """Fast products of x with what was encoded, and of its first columns with random blocks; by expert too."""
+    if case.x is None or (case.bits not in (4, 8) if case.bits else FORMATS[case.format].block_size == 1):
+        return {}
+    found: Outcome = {}
+    try:
+        for what, (parts, cols) in matrices(case, encoded).items():
+            x, rows = case.x[:, :cols], len(parts[0])
+            if case.bits:
+                door = partial(_machine.matmul_fast_groups, tier, case.bits, case.group_size)
+            else:
+                door = partial(_machine.matmul_fast, tier, case.format)
+                experts = partial(_machine.matmul_fast_experts, tier, case.format)
+                half, ids = rows // 2, np.arange(len(x)) % 3 % 2
+                order, starts = np.argsort(ids, kind="stable"), np.array([0, np.sum(ids == 0), len(ids)])
+                two = [part[: 2 * half] for part in parts]
+                by_expert = product(experts, x, two, half, (2, half, cols, order, starts), threads)
+                found[f"products by expert with {what}"] = by_expert
+            found[f"products with {what}"] = product(door, x, parts, rows, (rows, cols), threads)
+    except ValueError as error:
+        if "is not finite" not in str(error):
+            raise
+        return {"refused": str(error)}  # an activation, by row and column
+    return found
+
+
+def matrices(case: Case, encoded: Outcome) -> dict[str, tuple[list[npt.NDArray[Any]], int]]:
+    """The packed weights that a case has, and their columns; of groups words, scales and biases."""
+    if not case.bits:
+        found = {RANDOM: ([case.blocks], FORMATS[case.format].block_size)}
+        return found if "refused" in encoded else {**found, ENCODED: ([encoded["bytes"]], case.cols)}
+    codes, width = case.group_size // 8 * case.bits, scale_bytes(case.scale_type)
+    parts = [np.ascontiguousarray(part) for part in np.split(case.blocks, [codes, codes + width], axis=1)]
+    split = {RANDOM: (parts, case.group_size)}
+    if "refused" not in encoded:
+        split[ENCODED] = ([encoded[name] for name in ("codes", "scales", "biases")], case.cols)
+    kind = SCALES[case.scale_type]
+    return {
+        what: ([words.view(np.uint32), *(as_floats(part.view(kind), case.scale_type) for part in scales)], cols)
+        for what, ((words, *scales), cols) in split.items()
+    }
+
+
+def as_floats(scales: npt.NDArray[Any], scale_type: str) -> Floats:
+    return widened(scales, "bf16") if scale_type == "bf16" else scales.astype(np.float32)
+
+
+def product(
+    door: Callable[..., bool], x: Floats, parts: list[npt.NDArray[Any]], rows: int, sizes: tuple[Any, ...], threads: int
+) -> npt.NDArray[np.uint32]:
+    """(n, rows), by one of the machine room's doors."""
+    out = np.full((len(x), rows), np.nan, np.float32)
+    flat = [np.ascontiguousarray(part).reshape(-1) for part in (x, *parts)]
+    door(*flat, *sizes, out.reshape(-1), threads)
+    return as_bits(out)
 
 
 def encode_in_two(case: Case, expected: Outcome) -> Outcome:
@@ -284,10 +369,16 @@ def check(case: Case, tiers: list[str]) -> tuple[str, Outcome]:
                 found = difference(run(), expected)
                 if found:
                     return f"{case.format}, tier {tier}, {way}: {found}", expected
-            values = {"values of random blocks": decode_blocks(case, case.threads)}
-            found = difference(values, {"values of random blocks": decoded})
+            values = {f"values of {RANDOM}": decode_blocks(case, case.threads)}
+            found = difference(values, {f"values of {RANDOM}": decoded})
             if found:
                 return f"{case.format}, tier {tier}: {found}", expected
+    right = multiply(case, expected, tiers[0], 1)
+    for tier in _machine.matmul_tiers():
+        for threads in (1, case.threads):
+            found = difference(multiply(case, expected, tier, threads), right)
+            if found:
+                return f"{case.format}, tier {tier}, {threads} threads: {found}", expected
     return "", expected
 
 
