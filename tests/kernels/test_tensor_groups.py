@@ -14,7 +14,7 @@ from tests.kernels.fast_bound import fast_bound, operand
 
 from quantkit.errors import CheckpointError, NonFiniteError, UsageError
 from quantkit.gguf import save_tensors
-from quantkit.kernels import QuantizedTensor, dequantize_groups, quantize_groups
+from quantkit.kernels import QuantizedTensor, dequantize_groups, quantize, quantize_groups
 
 RNG = np.random.default_rng(17)
 WEIGHTS = RNG.standard_normal((3, 16, 512)).astype(np.float32)
@@ -196,6 +196,11 @@ def test_options_of_the_other_kind_of_format() -> None:
     for given in ({"symmetric": True}, {"scale_dtype": "bf16"}):
         with pytest.raises(UsageError, match="q4_0 has no symmetric and no scale_dtype"):
             QuantizedTensor.quantize(WEIGHTS, "q4_0", **given)  # type: ignore[arg-type]
+
+
+def test_functions_for_blocks_name_those_for_groups() -> None:
+    with pytest.raises(UsageError, match=r"unknown format 'int4_g64'\nGroups are quantized by Quant"):
+        quantize(WEIGHTS[0], "int4_g64")
 
 
 def test_gguf_has_no_groups(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ def find_format(name: str) -> Format:
         return FORMATS[name]
     near = difflib.get_close_matches(name, FORMATS, 3) if isinstance(name, str) else []
     hint = f"Did you mean {' or '.join(near)}?" if near else f"Known formats: {', '.join(FORMATS)}."
+    if isinstance(name, str) and name.startswith("int"):
+        hint = "Groups are quantized by QuantizedTensor.quantize or quantize_groups."
     raise UsageError(f"unknown format {name!r}", hint=hint)
 
 
