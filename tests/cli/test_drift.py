@@ -9,8 +9,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from tests.drift.files import ROOT, TINY, changed, converted
+from tests.drift.files import PROSE, ROOT, TINY, changed, converted
 
+import quantkit
+from quantkit.cli.drift import command
+from quantkit.errors import MissingDependencyError, UsageError
 from quantkit.kernels import QuantizedTensor
 
 TEXT = ("--text", ROOT / "LICENSE", "--context", 64, "--tokens", 2048)
@@ -99,6 +102,59 @@ def test_gate(files: dict[str, Path], tmp_path: Path) -> None:
     assert json.loads(as_json.stdout)["gate"][0]["failed"] is True
 
 
+def test_a_gate_on_routing_fires(files: dict[str, Path]) -> None:
+    done = run(TINY, files["q8_0"], files["q2_k"], *TEXT, "--no-weights", "--fail-if", "routing.agreement<0.97")
+    assert done.returncode == 1, done.stderr
+    assert "q8_0.gguf passes routing.agreement < 0.97: it is 0.9" in done.stderr
+    assert "warning: " in done.stderr
+    assert "q2_k.gguf fails routing.agreement < 0.97: it is 0." in done.stderr
+
+
+def test_a_gate_that_little_text_cannot_judge(files: dict[str, Path], tmp_path: Path) -> None:
+    """It is known at the end alone: everything is written, and the gate fails."""
+    names = ("report.json", "drift.xml", "drift.html")
+    report, xml, page = (tmp_path / name for name in names)
+    outputs = ("--json", report, "--junit", xml, "--report", page)
+    little = ("--text", ROOT / "LICENSE", "--context", 256, "--tokens", 1024)
+    done = run(TINY, files["q8_0"], *little, "--fail-if", "kld.ci95.high>5", *outputs)
+    assert done.returncode == 1, done.stderr
+    assert "kld.ci95.high > 5, which cannot be judged: there is too little text" in done.stderr
+    assert "Next-token probabilities" in done.stdout
+    (verdict,) = json.loads(report.read_text())["gate"]
+    assert (verdict["value"], verdict["failed"]) == (None, True)
+    assert ElementTree.parse(xml).getroot().get("failures") == "1"
+    assert "which cannot be judged" in page.read_text()
+    assert sorted(one.name for one in tmp_path.iterdir()) == sorted(names)
+
+
+def test_refused_before_the_run(files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gates that the options leave nothing to judge by, and outputs that could not be written: nothing is computed."""
+    base = tmp_path / "base.kld"
+    quantkit.drift(TINY, [files["q8_0"]], text=PROSE, context=64, tokens=128, weights=False, write_kl_base=base)
+    gate, missing = ("--fail-if", "bytes>1"), tmp_path / "missing"
+    monkeypatch.setattr("quantkit.drift.drift", None)  # would be called
+    for arguments, word in (
+        ((TINY, files["q2_k"], *TEXT, "--no-local", "--fail-if", "layers.local.max>1"), "with --no-local"),
+        ((TINY, files["q2_k"], *TEXT, "--no-local", "--fail-if", "experts.relative_error.max>1"), "with --no-local"),
+        ((TINY, files["q2_k"], *TEXT, "--no-weights", "--fail-if", "weights.cosine.min<1"), "with --no-weights"),
+        ((base, files["q2_k"], "--fail-if", "routing.agreement<1"), "with log-probabilities for reference"),
+        ((files["q2_k"], "--kl-base", base, "--fail-if", "weights.cosine.min<1"), "with log-probabilities"),
+        ((TINY, files["q2_k"], *TEXT, "--json", missing / "a.json"), "mkdir -p"),
+        ((TINY, files["q2_k"], *TEXT, "--report", missing / "a.html"), "there is no folder"),
+        ((TINY, files["q2_k"], *TEXT, *gate, "--junit", missing / "a.xml"), "there is no folder"),
+        ((TINY, files["q2_k"], *TEXT, "--write-kl-base", missing / "a.kld"), "there is no folder"),
+        ((TINY, files["q2_k"], *TEXT, "--json", "/proc/a.json"), "/proc"),  # no folder, or none to write into
+    ):
+        with pytest.raises(UsageError) as caught:
+            command.main(list(map(str, arguments)), standalone_mode=False)
+        assert word in str(caught.value)
+        assert caught.value.hint
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingDependencyError, match="matplotlib"):
+        command.main([*map(str, (TINY, files["q2_k"], *TEXT)), "--report", str(tmp_path / "a.html")])
+    assert list(tmp_path.iterdir()) == [base]
+
+
 def test_report_for_people(files: dict[str, Path], tmp_path: Path) -> None:
     """The page has the gate's verdicts and the command; it is there when the gate fails."""
     path = tmp_path / "drift report.html"
@@ -139,7 +195,7 @@ def test_usage(files: dict[str, Path], tmp_path: Path) -> None:
         ((TINY, files["q2_k"]), "--text"),
         ((TINY,), "QUANTIZED"),
         ((TINY, files["q2_k"], *TEXT, "--fail-if", "kld.avg>1"), "Known: kld.mean,"),
-        ((TINY, files["q2_k"], "--weights-only", "--fail-if", "kld.mean>1"), "not measured without text"),
+        ((TINY, files["q2_k"], "--weights-only", "--fail-if", "kld.mean>1"), "not measured with --weights-only"),
         ((TINY, files["q2_k"], *TEXT, "--junit", tmp_path / "a.xml"), "--fail-if"),
         ((TINY, files["q2_k"], "--weights-only", "--no-weights"), "nothing to measure"),
         ((TINY, files["q2_k"], *TEXT, "--score", "best"), "second-half"),

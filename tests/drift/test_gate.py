@@ -12,7 +12,7 @@ from tests.drift.files import PROSE, TINY, converted
 
 import quantkit
 from quantkit.drift import Drift, Kld
-from quantkit.drift.gate import MEASURES, judge, parse_condition
+from quantkit.drift.gate import MEASURES, Need, judge, parse_condition
 from quantkit.drift.junit import junit, write_junit
 from quantkit.errors import OutputError, UsageError
 
@@ -103,15 +103,27 @@ def test_malformed_conditions(text: str, words: list[str]) -> None:
         assert word in str(caught.value)
 
 
-def test_without_text_only_weights_are_known(result: Drift) -> None:
-    assert parse_condition("weights.cosine.min<0.9", weights_only=True).limit == 0.9
-    with pytest.raises(UsageError, match="not measured without text") as caught:
-        parse_condition("kld.mean>1", weights_only=True)
+def test_what_will_not_be_measured_is_refused(result: Drift) -> None:
+    without: dict[Need, str] = dict.fromkeys(("text", "states", "local"), "--weights-only")
+    assert parse_condition("weights.cosine.min<0.9", without=without).limit == 0.9
+    with pytest.raises(UsageError, match=r"kld\.mean is not measured with --weights-only") as caught:
+        parse_condition("kld.mean>1", without=without)
     assert caught.value.hint == "Known: weights.relative_error.max, weights.cosine.min, bytes."
-    bare = replace(result, candidates=(replace(result.candidates[0], routing=None, tensors=()),))
-    for condition in ("routing.agreement<1", "weights.cosine.min<1"):
-        with pytest.raises(UsageError, match="was not measured"):
-            judge(bare, [condition])
+    for name, need in (("layers.local.max", "local"), ("experts.relative_error.max", "local"), ("bytes", "file")):
+        with pytest.raises(UsageError, match=f"{name} is not measured with it"):
+            parse_condition(f"{name}>1", without={need: "it"})
+
+
+def test_what_cannot_be_judged_fails(result: Drift) -> None:
+    """Nothing is raised once the work is done: not measured is not passed."""
+    own = result.candidates[0]
+    assert own.kld is not None
+    bare = replace(own, routing=None, tensors=(), kld=replace(own.kld, ci95=None), perplexity=None, top1_ci95=None)
+    conditions = ["routing.agreement<0.1", "weights.cosine.min<0.1", "kld.ci95.high>9", "perplexity.ci95.high>9"]
+    verdicts = judge(replace(result, candidates=(bare,)), [*conditions, "top1_ci95.low<0.1"])
+    assert [(one.failed, one.value) for one in verdicts] == [(True, None)] * 5
+    wanted = f"{own.file} fails kld.ci95.high > 9, which cannot be judged: there is too little text for an interval"
+    assert verdicts[2].message == wanted
 
 
 def test_junit(result: Drift, tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_a_fault_is_the_headline(files: dict[str, Path], tmp_path: Path) -> None
 
 
 def test_a_missing_package_is_named(drift: Drift, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(MissingDependencyError, match=r"pip install '.\[report\]'"):
         render(drift)
 

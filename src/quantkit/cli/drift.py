@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,8 @@ from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
     from quantkit.cli.output import Step
-    from quantkit.drift import Drift, Progress
-    from quantkit.drift.gate import Verdict
+    from quantkit.drift import Progress
+    from quantkit.drift.gate import Need
 
 TEXT = "Text"
 WHAT = "What to measure"
@@ -189,17 +190,31 @@ def command(
     from quantkit.drift import drift
     from quantkit.drift.gate import judge, parse_condition
     from quantkit.drift.junit import write_junit
+    from quantkit.drift.kl_base import is_kl_base
     from quantkit.drift.report import check_installed, write_report
+    from quantkit.drift.result import plain
     from quantkit.kernels.atomic_file import atomic_file
 
     if junit_path is not None and not conditions:
         raise UsageError("--junit has no conditions to tell of", hint="Add --fail-if.")
     if weights_only and no_weights:
         raise UsageError("--weights-only and --no-weights leave nothing to measure")
+    reference, quantized = _sides(reference, quantized, kl_base)
+    without: dict[Need, str] = {}
+    if weights_only:
+        without |= dict.fromkeys(("text", "states", "local"), "--weights-only")
+    if is_kl_base(reference):
+        without |= dict.fromkeys(("weights", "states", "local"), "log-probabilities for reference")
+    if no_weights:
+        without["weights"] = "--no-weights"
+    if no_local:
+        without["local"] = "--no-local"
+    parsed = [parse_condition(one, without=without) for one in conditions]
     if report_path is not None:
         check_installed()
-    reference, quantized = _sides(reference, quantized, kl_base)
-    parsed = [parse_condition(one, weights_only=weights_only) for one in conditions]
+    for path in (json_path, report_path, junit_path, options["write_kl_base"]):
+        if path not in (None, "-"):
+            _check_output(Path(path))
     with output.progress() as report:
         result = drift(
             reference,
@@ -214,7 +229,10 @@ def command(
             **options,
         )
     verdicts = judge(result, parsed)
-    content = _report(result, verdicts)
+    content = result.to_json() | {"gate": plain(verdicts)}
+    if json_path not in (None, "-"):
+        with atomic_file(Path(json_path)) as file:
+            file.write(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n")
     if junit_path is not None:
         write_junit(junit_path, verdicts)
     if report_path is not None:
@@ -222,9 +240,6 @@ def command(
     if json_path == "-":
         output.show_json(content)
     else:
-        if json_path is not None:
-            with atomic_file(Path(json_path)) as file:
-                file.write(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n")
         drift_summary.show(result)
     for one in verdicts:
         if one.failed or json_path != "-":
@@ -248,8 +263,16 @@ def _sides(reference: str, quantized: tuple[str, ...], kl_base: str | None) -> t
     return reference, quantized
 
 
-def _report(result: Drift, verdicts: tuple[Verdict, ...]) -> dict[str, Any]:
-    return result.to_json() | {"gate": [vars(one) for one in verdicts]}
+def _check_output(path: Path) -> None:
+    """UsageError where a file could not be written once hours have passed."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"{path}: there is no folder {folder}", hint=f"Create it: mkdir -p {shlex.quote(str(folder))}")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}", hint="Choose another folder.") from error
 
 
 def step(progress: Progress, n_candidates: int) -> Step:

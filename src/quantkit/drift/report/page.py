@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,8 +54,13 @@ class Section:
 
 
 def check_installed() -> None:
-    """MissingDependencyError unless what the report is drawn with is there."""
-    missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
+    """MissingDependencyError unless what the report is drawn with can be imported."""
+    missing = []
+    for name in _NEEDS:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            missing.append(name)
     if missing:
         raise MissingDependencyError(
             f"the report needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
