@@ -76,6 +76,9 @@ def test_every_section_is_there(drift: Drift) -> None:
     assert [one for one in page.ids() if one in SECTIONS] == SECTIONS
     assert "No faults found: all 3 files are as their types explain." in page.text
     assert "Gate: 2 of 3 conditions passed." in page.text
+    assert "q8_0.gguf is closest to the reference." in page.text
+    assert "Up to a severe loss" in page.text  # and nothing is called fine because of what is
+    assert "✓ Small" not in page.text
     assert "quantkit drift a b --text 'c d'" in page.text
     assert drift.text is not None
     assert drift.text.sha256 in page.text
@@ -154,7 +157,7 @@ def test_no_drift_at_all(files: dict[str, Path], tmp_path: Path) -> None:
     """Nothing to take a logarithm of."""
     path = converted(tmp_path, ["bf16"])["bf16"]
     page = Page(render(quantkit.drift(path, [path], text=PROSE, context=64, tokens=256, threads=2)))
-    assert "in 100.0 % of cases" in page.text
+    assert "has no loss at all (too little text to be sure): it predicts the same next token as" in page.text
 
 
 def test_a_fault_is_the_headline(files: dict[str, Path], tmp_path: Path) -> None:
@@ -169,6 +172,16 @@ def test_a_fault_is_the_headline(files: dict[str, Path], tmp_path: Path) -> None
     assert "faulty.gguf has faults: do not use it." in page.text
     assert "blk.2.ffn_up_exps.weight, expert 1: rows are in another order" in page.text
     assert result.to_json()["candidates"][1]["findings"][0]["experts"] == [1]
+
+
+def test_ties_are_named(files: dict[str, Path]) -> None:
+    """The same file twice: neither is called the closest."""
+    result = quantkit.drift(TINY, [files["q4_k_m"]] * 2, text=PROSE, context=64, tokens=2048, weights=False, threads=2)
+    page = Page(render(result))
+    name = str(files["q4_k_m"])
+    assert f"{name} and {name} cannot be told apart on this text: which is closest stays open." in page.text
+    assert "is closest to" not in page.text
+    assert "All files can be told apart" not in page.text
 
 
 def test_a_missing_package_is_named(drift: Drift, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,14 @@ FINDINGS = 10  # of each file
 
 
 def show(result: Drift) -> None:
+    """All of it, the verdict first."""
+    from quantkit.drift.outcome import outcome
+
+    found = outcome(result)
+    output.heading(found.title)
+    for sentence in found.sentences:
+        output.line(sentence)
+    output.heading("What was compared")
     show_output(result)
     names = _names(result)
     if result.text is not None:
@@ -84,6 +92,7 @@ def _types(types: dict[str, int]) -> str:
 def _show_output(result: Drift, names: list[str]) -> None:
     rows = []
     for name, one in zip(names, result.candidates, strict=True):
+        assert one.loss is not None
         assert one.kld is not None
         assert one.perplexity is not None
         assert one.delta_p is not None
@@ -94,6 +103,7 @@ def _show_output(result: Drift, names: list[str]) -> None:
             (
                 name,
                 bytes_text(one.bytes),
+                one.loss.word + (f", {one.loss.doubt}" if one.loss.doubt else ""),
                 f"{one.kld.mean:.4g}",
                 _interval(one.kld.ci95),
                 f"{one.kld.p99:.3g}",
@@ -107,7 +117,7 @@ def _show_output(result: Drift, names: list[str]) -> None:
             )
         )
     columns = (
-        "file", "size", "mean KLD", "95 %", "99 % of tokens", "perplexity", "ln ratio", "95 % of it",
+        "file", "size", "loss", "mean KLD", "95 %", "99 % of tokens", "perplexity", "ln ratio", "95 % of it",
         "top-1", "top-5", "RMS Δp", "routing",
     )  # fmt: skip
     output.table(columns, rows, title="Next-token probabilities", right=columns[1:])

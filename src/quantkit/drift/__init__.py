@@ -10,10 +10,12 @@ from typing import Any
 from quantkit.drift.base_walk import KlBaseFacts
 from quantkit.drift.clusters import Clusters, clusters
 from quantkit.drift.differences import Difference
-from quantkit.drift.figures import DeltaP, Figures, Flips, Kld, Perplexity
+from quantkit.drift.figures import DeltaP, Figures, Flips, Interval, Kld, Perplexity
 from quantkit.drift.findings import Finding
 from quantkit.drift.intervals import Mean, mean, share
+from quantkit.drift.loss import Loss
 from quantkit.drift.models import Identity
+from quantkit.drift.outcome import Outcome, outcome
 from quantkit.drift.output import OutputComparison, TokenScores
 from quantkit.drift.progress import Progress
 from quantkit.drift.result import SCHEMA, Candidate, Domain, Drift, Routing, TensorDrift, TextFacts, WeightError
@@ -37,11 +39,14 @@ __all__ = [
     "Finding",
     "Flips",
     "Identity",
+    "Interval",
     "KlBaseFacts",
     "Kld",
     "LayerDrift",
     "LayerRouting",
+    "Loss",
     "Mean",
+    "Outcome",
     "OutputComparison",
     "Perplexity",
     "Progress",
@@ -57,6 +62,7 @@ __all__ = [
     "clusters",
     "drift",
     "mean",
+    "outcome",
     "share",
     "walk",
 ]

@@ -12,6 +12,7 @@ from quantkit.drift.base_walk import KlBaseFacts
 from quantkit.drift.differences import Difference
 from quantkit.drift.figures import DeltaP, Figures, Flips, Interval, Kld, Perplexity
 from quantkit.drift.findings import Finding
+from quantkit.drift.loss import Loss
 from quantkit.drift.models import Identity
 from quantkit.drift.output import TokenScores
 from quantkit.drift.routing import LayerRouting
@@ -172,6 +173,7 @@ class Candidate:
 
     Args:
         file, bytes, types, fingerprint: see Identity.
+        loss: how large it is, in a word.
         kld, perplexity, top1_agreement, top1_ci95, top5_overlap, delta_p, flips: see Figures.
         routing: None for a model without experts in any layer.
         embedding: the error of the hidden states that go into the first layer.
@@ -186,6 +188,7 @@ class Candidate:
     bytes: int
     types: dict[str, int]
     fingerprint: str
+    loss: Loss | None = None
     kld: Kld | None = None
     perplexity: Perplexity | None = None
     top1_agreement: float | None = None
@@ -205,7 +208,8 @@ class Candidate:
     def of(cls, identity: Identity, found: Figures | None, **others: Any) -> Candidate:
         output = {} if found is None else {one.name: getattr(found, one.name) for one in fields(found)}
         output.pop("tokens", None)
-        return cls(identity.file, identity.bytes, identity.types, identity.fingerprint, **output, **others)
+        loss = None if found is None else Loss.of(found)
+        return cls(identity.file, identity.bytes, identity.types, identity.fingerprint, loss, **output, **others)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from quantkit.drift.expectation import expected_error, improvement
 from quantkit.drift.findings import Finding
 from quantkit.drift.models import Identity, names_of
+from quantkit.drift.outcome import TITLES, outcome
 from quantkit.drift.result import Candidate, Drift, TensorDrift
 from quantkit.errors import MissingDependencyError
 from quantkit.kernels.atomic_file import atomic_file
@@ -110,8 +111,7 @@ def render(drift: Drift, verdicts: Sequence[Verdict] = (), *, command: str | Non
         named=named,
         reference=Path(drift.reference.file).name or drift.reference.file,
         sections=sections,
-        headline=_headline(sections),
-        all_compared=all(one.candidate.tensors for one in sections),
+        outcome=outcome(drift),
         faulty=[one for one in sections if one.found],
         verdicts=verdicts,
         failed=sum(one.failed for one in verdicts),
@@ -122,50 +122,10 @@ def render(drift: Drift, verdicts: Sequence[Verdict] = (), *, command: str | Non
         worst="" if worst is None else _worst_of_all(worst, alone=len(sections) == 1),
         opened=(worst or sections[0]).name,
         n_worst=_WORST if len(sections) > 1 else 8,
+        titles=TITLES,
         versions=dict(drift.versions),
     )
     return page
-
-
-def _headline(sections: Sequence[Section]) -> str:
-    """The verdict in a sentence or two."""
-    faulty = [one.name for one in sections if any(found.severity == "fault" for found in one.found)]
-    suspicious = [one.name for one in sections if one.found and one.name not in faulty]
-    if faulty:
-        first = f"{_listed(faulty)} {'has faults' if len(faulty) == 1 else 'have faults'}: do not use {_it(faulty)}."
-    elif suspicious:
-        first = f"Look at {_listed(suspicious)}: something there is not as its types explain."
-    else:
-        files = "the file is as its" if len(sections) == 1 else f"all {len(sections)} files are as their"
-        first = f"No faults found: {files} types explain."
-        if not all(one.candidate.tensors for one in sections):
-            first = "Weights were not compared, so that faults in them do not show."
-    measured = [one for one in sections if one.candidate.kld is not None and one.name not in faulty]
-    if not measured:
-        return first
-    best = min(measured, key=lambda one: one.candidate.kld.mean if one.candidate.kld else 0.0)
-    parts = [first, _agreement(best, "" if len(measured) == 1 else "comes closest: it ")]
-    if len(measured) > 1:
-        smallest = min(measured, key=lambda one: one.candidate.bytes)
-        if smallest is not best:
-            parts.append(_agreement(smallest, "is the smallest: it "))
-    return " ".join(parts)
-
-
-def _agreement(one: Section, introduction: str) -> str:
-    agreement = one.candidate.top1_agreement
-    assert agreement is not None
-    return (
-        f"{one.name} {introduction}predicts the same next token as the reference in {_percent(agreement, 1)} of cases."
-    )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _it(names: Sequence[str]) -> str:
-    return "it" if len(names) == 1 else "them"
 
 
 def _section(name: str, candidate: Candidate, pictures: Sequence[Picture]) -> Section:
@@ -207,8 +167,6 @@ def _worst_of_all(section: Section, *, alone: bool) -> str:
     row = section.worst[0]
     of = "" if alone else f" of {section.name}"
     text = f"{row.tensor}{of} has the largest error of all: {_percent(row.relative_error)} in {row.type}."
-    if section.found:
-        return f"{text} What is wrong with the file comes first: see above."
     if not row.better:
         return text
     more = row.better_bytes.removeprefix("+")
