@@ -50,7 +50,22 @@ def test_summary_and_report(files: dict[str, Path], tmp_path: Path) -> None:
     means = [one["kld"]["mean"] for one in content["candidates"]]
     assert f"{means[0]:.4g}" in done.stdout
     assert f"{means[1]:.4g}" in done.stdout
+    for name in ("kld", "perplexity"):
+        assert f"{content['candidates'][1][name]['effective_tokens']:,.0f}" in done.stdout
+    assert "that many independent tokens would tell as much as the 2,016 scored" in done.stdout
+    verdict = done.stdout.splitlines()[1:6]
+    assert verdict[0] == "Up to a severe loss"
+    assert verdict[-1] == "q8_0.gguf is closest to the reference."
     assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_files_that_cannot_be_told_apart(files: dict[str, Path], tmp_path: Path) -> None:
+    other = tmp_path / "other.gguf"
+    other.symlink_to(files["q8_0"])
+    done = run(TINY, files["q8_0"], other, *TEXT, "--no-weights", "--no-local")
+    assert done.returncode == 0, done.stderr
+    assert "q8_0.gguf and other.gguf cannot be told apart on this text: which is closest stays open." in done.stdout
+    assert "is closest to" not in done.stdout
 
 
 def test_json_is_all_that_is_on_stdout(files: dict[str, Path]) -> None:

@@ -91,6 +91,9 @@ def test_every_section_is_there(drift: Drift) -> None:
         assert worst.name in page.text
     assert "<b>bold & brave</b>" in page.text
     assert "the type that would help" in page.text
+    effective = [round(one.kld.effective_tokens) for one in drift.candidates if one.kld]
+    assert f"Intervals are 95 %, over {drift.text.basis}." in page.text
+    assert f"are worth {min(effective):,} to {max(effective):,} independent ones" in page.text
 
 
 def test_nothing_is_fetched_or_run(drift: Drift) -> None:

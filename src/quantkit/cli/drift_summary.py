@@ -59,14 +59,10 @@ def _show_facts(result: Drift) -> None:
         rows = [("reference", f"{result.reference.file}, {bytes_text(result.reference.bytes)} of log-probabilities")]
     if result.text is not None:
         text = result.text
-        kind = f"{text.clusters:,} documents"
-        if text.intervals_over == "chunks":
-            length = "a chunk each" if text.chunks_per_block == 1 else f"{text.chunks_per_block} chunks each"
-            kind = f"{text.clusters:,} blocks of {length}, since of documents there are only {text.documents}"
         rows += [
             ("text", ", ".join(text.files)),
             ("tokens", f"{text.tokens:,} in chunks of {text.context:,}, {text.scored_tokens:,} scored"),
-            ("intervals", f"95 %, over {kind}"),
+            ("intervals", f"95 %, over {text.basis}"),
         ]
     output.facts(rows)
 
@@ -90,7 +86,7 @@ def _types(types: dict[str, int]) -> str:
 
 
 def _show_output(result: Drift, names: list[str]) -> None:
-    rows = []
+    divergences, agreements, perplexities = [], [], []  # none wider than a terminal of 80 columns, with short names
     for name, one in zip(names, result.candidates, strict=True):
         assert one.loss is not None
         assert one.kld is not None
@@ -98,29 +94,51 @@ def _show_output(result: Drift, names: list[str]) -> None:
         assert one.delta_p is not None
         assert one.top1_agreement is not None
         assert one.top5_overlap is not None
-        routing = "" if one.routing is None else f"{_mean(one.routing.agreement):.2%}"
-        rows.append(
+        kld, perplexity = one.kld, one.perplexity
+        divergences.append(
             (
                 name,
                 bytes_text(one.bytes),
-                one.loss.word + (f", {one.loss.doubt}" if one.loss.doubt else ""),
-                f"{one.kld.mean:.4g}",
-                _interval(one.kld.ci95),
-                f"{one.kld.p99:.3g}",
-                f"{one.perplexity.candidate:.4g}",
-                f"{one.perplexity.ln_ratio:+.4f}",
-                _interval(one.perplexity.ci95, "+.4f"),
-                f"{one.top1_agreement:.2%}",
-                f"{one.top5_overlap:.1%}",
-                f"{one.delta_p.rms:.2%}",
-                routing,
+                one.loss.word,
+                f"{kld.mean:.4g}",
+                _interval(kld.ci95),
+                f"{kld.effective_tokens:,.0f}",
             )
         )
-    columns = (
-        "file", "size", "loss", "mean KLD", "95 %", "99 % of tokens", "perplexity", "ln ratio", "95 % of it",
-        "top-1", "top-5", "RMS Δp", "routing",
-    )  # fmt: skip
-    output.table(columns, rows, title="Next-token probabilities", right=columns[1:])
+        agreements.append(
+            (
+                name,
+                f"{one.top1_agreement:.2%}",
+                _interval(one.top1_ci95, ".2%"),
+                f"{one.top5_overlap:.1%}",
+                f"{one.delta_p.rms:.2%}",
+                "" if one.routing is None else f"{_mean(one.routing.agreement):.2%}",
+                f"{kld.p99:.3g}",
+            )
+        )
+        perplexities.append(
+            (
+                name,
+                f"{perplexity.candidate:.4g}",
+                f"{perplexity.ln_ratio:+.4f}",
+                _interval(perplexity.ci95, "+.4f"),
+                f"{perplexity.effective_tokens:,.0f}",
+            )
+        )
+    for title, columns, rows in (
+        ("Next-token probabilities", ("size", "loss", "mean KLD", "95 %", "effective\ntokens"), divergences),
+        (
+            "Same likeliest tokens, same expert; KLD that 99 % of tokens stay below",
+            ("top-1", "95 %", "top-5", "RMS Δp", "routing", "KLD of\n99 %"),
+            agreements,
+        ),
+        ("Perplexity", ("perplexity", "ln ratio", "95 %", "effective\ntokens"), perplexities),
+    ):
+        output.table(("file", *columns), rows, title=title, right=columns)
+    assert result.text is not None
+    output.line(
+        f"Effective: that many independent tokens would tell as much as the {result.text.scored_tokens:,} scored."
+    )
     first = result.candidates[0].perplexity
     assert first is not None
     if result.kl_base is not None:

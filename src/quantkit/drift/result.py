@@ -67,6 +67,14 @@ class TextFacts:
             chunks_per_block=groups.chunks_per_block,
         )
 
+    @property
+    def basis(self) -> str:
+        """What intervals rest on, in words."""
+        if self.intervals_over == "documents":
+            return f"{self.clusters:,} documents"
+        length = "a chunk each" if self.chunks_per_block == 1 else f"{self.chunks_per_block} chunks each"
+        return f"{self.clusters:,} blocks of {length}, since of documents there are only {self.documents}"
+
 
 @dataclass(frozen=True)
 class Routing:

@@ -123,6 +123,7 @@ def render(drift: Drift, verdicts: Sequence[Verdict] = (), *, command: str | Non
         opened=(worst or sections[0]).name,
         n_worst=_WORST if len(sections) > 1 else 8,
         titles=TITLES,
+        effective=_effective(drift.candidates),
         versions=dict(drift.versions),
     )
     return page
@@ -171,6 +172,14 @@ def _worst_of_all(section: Section, *, alone: bool) -> str:
         return text
     more = row.better_bytes.removeprefix("+")
     return f"{text} {row.better} would make it {_percent(row.better_error)}, for {more} more."
+
+
+def _effective(candidates: Sequence[Candidate]) -> str:
+    """How many independent tokens would tell as much about KLD, over all files."""
+    counts = [round(one.kld.effective_tokens) for one in candidates if one.kld is not None]
+    if not counts:
+        return ""
+    return f"{min(counts):,}" + (f" to {max(counts):,}" if max(counts) > min(counts) else "")
 
 
 def _curves(named: Sequence[tuple[str, Candidate]]) -> list[Picture]:
