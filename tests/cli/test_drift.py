@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,8 @@ def test_summary_and_report(files: dict[str, Path], tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     assert content["schema"] == 1
     assert content["gate"] == []
+    words = ("quantkit", "drift", *map(str, (TINY, files["q8_0"], files["q2_k"], *TEXT, "--json", path)))
+    assert content["command"] == shlex.join(words)
     assert [Path(one["file"]).name for one in content["candidates"]] == ["q8_0.gguf", "q2_k.gguf"]
     means = [one["kld"]["mean"] for one in content["candidates"]]
     assert f"{means[0]:.4g}" in done.stdout

@@ -14,7 +14,7 @@ import pytest
 from tests.drift.files import PROSE, TINY, changed, converted
 
 import quantkit
-from quantkit.drift import Drift
+from quantkit.drift import Drift, Statistics
 from quantkit.drift.gate import judge
 from quantkit.drift.report import render, write_report
 from quantkit.errors import MissingDependencyError
@@ -72,7 +72,8 @@ def drift(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> D
 
 
 def test_every_section_is_there(drift: Drift) -> None:
-    page = Page(render(drift, judge(drift, ["kld.mean>0.02"]), command="quantkit drift a b --text 'c d'"))
+    drift = replace(drift, command="quantkit drift a b --text 'c d'", imatrix=Statistics("x.gguf", "a" * 64))
+    page = Page(render(drift, judge(drift, ["kld.mean>0.02"])))
     assert [one for one in page.ids() if one in SECTIONS] == SECTIONS
     assert "No faults found: all 3 files are as their types explain." in page.text
     assert "Gate: 2 of 3 conditions passed." in page.text
@@ -81,7 +82,15 @@ def test_every_section_is_there(drift: Drift) -> None:
     assert "✓ Small" not in page.text
     assert "quantkit drift a b --text 'c d'" in page.text
     assert drift.text is not None
-    assert drift.text.sha256 in page.text
+    for words in (
+        drift.text.sha256,
+        f"x.gguf, SHA-256 {'a' * 64}",
+        f"tokens 1024, context 64, score all, weights yes, local yes, draws 4000, seed {drift.options.seed}",
+        *(f"{name} {version}" for name, version in drift.versions.items()),
+        f"{drift.machine.platform}, tier {drift.machine.tier}",
+        *(" ".join(vars(one).values()) for one in drift.machine.blas),
+    ):
+        assert words in page.text
     for one in (drift.reference, *drift.candidates):
         assert one.fingerprint in page.text
     for candidate in drift.candidates:
@@ -124,7 +133,7 @@ def test_figures_have_words_and_ids_of_their_own(drift: Drift) -> None:
 def test_the_same_bytes(drift: Drift, tmp_path: Path) -> None:
     paths = [tmp_path / "first.html", tmp_path / "second.html"]
     for path in paths:
-        write_report(path, drift, command="quantkit drift")
+        write_report(path, replace(drift, command="quantkit drift"))
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert sorted(tmp_path.iterdir()) == paths
 
@@ -136,8 +145,10 @@ def test_hostile_names(drift: Drift) -> None:
         text=replace(drift.text, files=(HOSTILE,)),
         candidates=tuple(replace(one, file=f"{at}{HOSTILE}") for at, one in enumerate(drift.candidates)),
         reference=replace(drift.reference, file=HOSTILE),
+        command=HOSTILE,
+        imatrix=Statistics(HOSTILE, HOSTILE),
     )
-    source = render(hostile, judge(hostile, ["kld.mean>0"]), command=HOSTILE)
+    source = render(hostile, judge(hostile, ["kld.mean>0"]))
     page = Page(source)
     assert not {"script", "b"} & {tag for tag, _ in page.elements}
     assert page.text.count("alert('x')") > 5

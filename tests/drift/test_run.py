@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import platform
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,12 @@ from tests.drift.files import PROSE, ROOT, TINY, changed, converted
 from tests.llama4 import checkpoints
 
 import quantkit
-from quantkit.drift import Candidate, Drift, TokenScores
+from quantkit import kernels
+from quantkit.drift import Candidate, Drift, Statistics, TokenScores
 from quantkit.drift.differences import holm
 from quantkit.drift.models import open_model
 from quantkit.errors import CheckpointError, QuantkitError, UnsupportedModelError, UsageError
+from quantkit.gguf import Imatrix, ImatrixEntry, write_imatrix
 
 OPTIONS: dict[str, Any] = {"context": 64, "tokens": 2048, "threads": 2}
 
@@ -157,6 +162,25 @@ def test_json(result: Drift) -> None:
     assert len({candidate["fingerprint"] for candidate in content["candidates"]}) == 3
     assert content["differences"][0]["told_apart"] is True
     assert content["text"]["sha256"]
+
+
+def test_all_that_it_takes_to_repeat_it(result: Drift, files: dict[str, Path], tmp_path: Path) -> None:
+    content = result.to_json()
+    assert (content["imatrix"], content["command"]) == (None, None)
+    wanted = {"tokens": None, "context": 64, "score": "all", "weights": True, "local": True, "draws": 4000}
+    assert {name: content["options"][name] for name in wanted} == wanted
+    assert isinstance(content["options"]["seed"], int)
+    for name in ("numpy", "gguf", "tokenizers"):
+        assert content["versions"][name] == version(name)
+    assert content["machine"]["tier"] == kernels.build_info()["tier"]
+    assert content["machine"]["platform"] == platform.platform()
+    assert all(set(one) == {"name", "version", "architecture"} for one in content["machine"]["blas"])
+    path = tmp_path / "tiny.imatrix"
+    entry = ImatrixEntry(np.ones((1, 256), np.float32), np.ones(1))
+    write_imatrix(path, Imatrix({"blk.0.attn_q.weight": entry}, (), 1, 64))
+    drift = quantkit.drift(TINY, [files["q8_0"]], weights_only=True, imatrix=path)
+    assert drift.imatrix == Statistics(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+    assert (drift.options.context, drift.options.score, drift.options.local) == (None, None, False)
 
 
 def test_gguf_files_alone_give_the_same_numbers(files: dict[str, Path]) -> None:

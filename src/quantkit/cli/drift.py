@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -228,6 +229,7 @@ def command(
             progress=lambda one: report(step(one, len(quantized))),
             **options,
         )
+    result = replace(result, command=ctx.meta[ARGUMENTS])
     verdicts = judge(result, parsed)
     content = result.to_json() | {"gate": plain(verdicts)}
     if json_path not in (None, "-"):
@@ -236,7 +238,7 @@ def command(
     if junit_path is not None:
         write_junit(junit_path, verdicts)
     if report_path is not None:
-        write_report(report_path, result, verdicts, command=ctx.meta[ARGUMENTS])
+        write_report(report_path, result, verdicts)
     if json_path == "-":
         output.show_json(content)
     else:

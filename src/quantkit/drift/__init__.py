@@ -18,6 +18,7 @@ from quantkit.drift.models import Identity
 from quantkit.drift.outcome import Outcome, outcome
 from quantkit.drift.output import OutputComparison, TokenScores
 from quantkit.drift.progress import Progress
+from quantkit.drift.provenance import Blas, Machine, Options, Statistics
 from quantkit.drift.result import SCHEMA, Candidate, Domain, Drift, Routing, TensorDrift, TextFacts, WeightError
 from quantkit.drift.routing import LayerRouting, RouterDrift
 from quantkit.drift.run import drift
@@ -28,6 +29,7 @@ from quantkit.drift.watch import ExpertDrift, LayerDrift
 
 __all__ = [
     "SCHEMA",
+    "Blas",
     "Candidate",
     "Clusters",
     "DeltaP",
@@ -45,7 +47,9 @@ __all__ = [
     "LayerDrift",
     "LayerRouting",
     "Loss",
+    "Machine",
     "Mean",
+    "Options",
     "Outcome",
     "OutputComparison",
     "Perplexity",
@@ -54,6 +58,7 @@ __all__ = [
     "Routing",
     "Sample",
     "StateError",
+    "Statistics",
     "TensorDrift",
     "TextFacts",
     "TokenScores",

@@ -7,9 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-import numpy as np
-
-from quantkit import __version__
 from quantkit.drift.base_walk import KlBaseFacts, base_sample, walk_base
 from quantkit.drift.differences import differences
 from quantkit.drift.figures import figures
@@ -17,6 +14,7 @@ from quantkit.drift.kl_base import KlBase
 from quantkit.drift.models import Identity, Model, names_of, open_model
 from quantkit.drift.output import TokenScores
 from quantkit.drift.progress import Progress
+from quantkit.drift.provenance import Options
 from quantkit.drift.result import SCHEMA, Candidate, Drift, TextFacts
 from quantkit.drift.sample import Sample
 from quantkit.errors import UsageError
@@ -71,7 +69,7 @@ def base_drift(
             for identity, one in zip(identities, scores, strict=True)
         ),
         differences=differences(scores, names_of([one.file for one in identities]), groups),
-        versions={"quantkit": __version__, "numpy": np.__version__},
+        options=Options(tokens, None, "second-half", weights=False, local=False),
         kl_base=facts,
     )
 

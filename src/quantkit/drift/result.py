@@ -15,6 +15,7 @@ from quantkit.drift.findings import Finding
 from quantkit.drift.loss import Loss
 from quantkit.drift.models import Identity
 from quantkit.drift.output import TokenScores
+from quantkit.drift.provenance import Machine, Options, Statistics, versions
 from quantkit.drift.routing import LayerRouting
 from quantkit.drift.sample import Sample
 from quantkit.drift.states import StateError
@@ -230,8 +231,12 @@ class Drift:
         text: None where only weights were compared.
         candidates: in the order in which they were named.
         differences: of all pairs of candidates.
-        versions: of quantkit and numpy.
+        options: that numbers depend on.
+        imatrix: that errors of weights were weighted by; None without.
         kl_base: None where the reference is a model, and not a file of its log-probabilities.
+        command: that made it, as it was given; None from Python.
+        versions: of quantkit, and of packages that numbers depend on.
+        machine: that computed.
     """
 
     schema: int
@@ -239,8 +244,12 @@ class Drift:
     text: TextFacts | None
     candidates: tuple[Candidate, ...]
     differences: tuple[Difference, ...]
-    versions: dict[str, str]
+    options: Options
+    imatrix: Statistics | None = None
     kl_base: KlBaseFacts | None = None
+    command: str | None = None
+    versions: dict[str, str] = field(default_factory=versions)
+    machine: Machine = field(default_factory=Machine.here)
 
     def to_json(self) -> dict[str, Any]:
         """report.json: only dicts, lists, texts, numbers, booleans and None, which also stands for infinite numbers."""

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from quantkit import __version__
 from quantkit.calibration import documents
 from quantkit.drift.base_run import base_drift
 from quantkit.drift.diagnosis import diagnose
@@ -23,6 +22,7 @@ from quantkit.drift.kl_base import check_writable, file_bytes, is_kl_base, open_
 from quantkit.drift.kl_base import write_kl_base as write_base
 from quantkit.drift.models import Model, names_of, open_model, refuse_quantized
 from quantkit.drift.progress import Progress
+from quantkit.drift.provenance import Options, Statistics
 from quantkit.drift.result import SCHEMA, Candidate, Domain, Drift, Routing, TensorDrift, TextFacts
 from quantkit.drift.sample import Sample, Score, take_sample
 from quantkit.drift.walk import Walked, walk
@@ -118,6 +118,14 @@ def drift(
         models = [_open(path, stack) for path in (reference, *candidates)]
         _check(models)
         importance = None if imatrix is None else read_imatrix(Path(imatrix))
+        statistics = None if imatrix is None else Statistics.of(Path(imatrix))
+        options = Options(
+            tokens,
+            (context or CONTEXT) if texts else None,
+            (score or "all") if texts else None,
+            weights=weights or weights_only,
+            local=local and bool(texts),
+        )
         sample, found = None, None
         if texts:
             sample = take_sample(
@@ -143,8 +151,8 @@ def drift(
         tensors: Sequence[tuple[TensorDrift, ...]] = [()] * (len(models) - 1)
         if weights or weights_only:
             tensors = _compare_weights(models, importance, threads, progress)
-        result = _result(models, sample, found, tensors, texts, score or "all")
-        return _with_findings(result, models)
+        result = _result(models, sample, found, tensors, texts, options)
+        return _with_findings(replace(result, imatrix=statistics), models)
 
 
 def _base_writer(path: Path, reference: Model, sample: Sample) -> Callable[[Stream], None]:
@@ -201,14 +209,13 @@ def _result(
     found: Sequence[Walked] | None,
     tensors: Sequence[tuple[TensorDrift, ...]],
     texts: list[Path],
-    score: str,
+    options: Options,
 ) -> Drift:
-    versions = {"quantkit": __version__, "numpy": np.__version__}
     reference, identities = models[0].identity, [model.identity for model in models[1:]]
     if sample is None or found is None:
         alone = zip(identities, tensors, strict=True)
         candidates = tuple(Candidate.of(identity, None, tensors=errors) for identity, errors in alone)
-        return Drift(SCHEMA, reference, None, candidates, (), versions)
+        return Drift(SCHEMA, reference, None, candidates, (), options)
     groups = sample.clusters
     candidates = tuple(
         Candidate.of(
@@ -224,7 +231,7 @@ def _result(
         for identity, walked, errors in zip(identities, found, tensors, strict=True)
     )
     pairs = differences([walked.scores for walked in found], names_of([one.file for one in identities]), groups)
-    return Drift(SCHEMA, reference, TextFacts.of(sample, texts, score), candidates, pairs, versions)
+    return Drift(SCHEMA, reference, TextFacts.of(sample, texts, options.score or "all"), candidates, pairs, options)
 
 
 def _with_findings(result: Drift, models: Sequence[Model]) -> Drift:

@@ -20,15 +20,20 @@ def _libraries() -> Any:
     return ThreadpoolController()
 
 
+def blas_libraries() -> list[tuple[str, str, str]]:
+    """(name, version, architecture) of each BLAS in this process; empty texts where it does not say."""
+    return [
+        (one["internal_api"], one["version"] or "", one.get("architecture") or "")
+        for one in _libraries().info()
+        if one["user_api"] == "blas"
+    ]
+
+
 def blas_identity() -> str:
     """Which BLAS computes, and for which processor: with another, products round otherwise."""
     import numpy as np
 
-    found = (
-        f"{one['internal_api']} {one['version']} {one.get('architecture', '')}"
-        for one in _libraries().info()
-        if one["user_api"] == "blas"
-    )
+    found = (" ".join(one) for one in blas_libraries())
     return f"numpy {np.__version__}, {', '.join(found) or 'BLAS of the system'}"
 
 

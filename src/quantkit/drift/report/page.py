@@ -69,21 +69,18 @@ def check_installed() -> None:
         )
 
 
-def write_report(
-    path: str | os.PathLike[str], drift: Drift, verdicts: Sequence[Verdict] = (), *, command: str | None = None
-) -> None:
+def write_report(path: str | os.PathLike[str], drift: Drift, verdicts: Sequence[Verdict] = ()) -> None:
     """Write the page; see `render`. OutputError if that fails."""
-    content = render(drift, verdicts, command=command).encode(errors="backslashreplace")
+    content = render(drift, verdicts).encode(errors="backslashreplace")
     with atomic_file(Path(path)) as file:
         file.write(content)
 
 
-def render(drift: Drift, verdicts: Sequence[Verdict] = (), *, command: str | None = None) -> str:
+def render(drift: Drift, verdicts: Sequence[Verdict] = ()) -> str:
     """One HTML file, without scripts and without anything to be fetched; the same text for the same arguments.
 
     Args:
         verdicts: of a gate.
-        command: that made it, for whoever wants to repeat it.
 
     Raises:
         MissingDependencyError: jinja2 or matplotlib is not installed.
@@ -118,13 +115,12 @@ def render(drift: Drift, verdicts: Sequence[Verdict] = (), *, command: str | Non
         curves=_curves(named),
         layers=_layer_curves(named),
         domains=_domains(named),
-        command=command,
         worst="" if worst is None else _worst_of_all(worst, alone=len(sections) == 1),
         opened=(worst or sections[0]).name,
         n_worst=_WORST if len(sections) > 1 else 8,
         titles=TITLES,
+        options={name: _option(value) for name, value in vars(drift.options).items()},
         effective=_effective(drift.candidates),
-        versions=dict(drift.versions),
     )
     return page
 
@@ -172,6 +168,14 @@ def _worst_of_all(section: Section, *, alone: bool) -> str:
         return text
     more = row.better_bytes.removeprefix("+")
     return f"{text} {row.better} would make it {_percent(row.better_error)}, for {more} more."
+
+
+def _option(value: object) -> str:
+    if value is None:
+        return "not given"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
 
 
 def _effective(candidates: Sequence[Candidate]) -> str:
