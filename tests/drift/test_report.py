@@ -105,6 +105,52 @@ def test_every_section_is_there(drift: Drift) -> None:
     assert f"are worth {min(effective):,} to {max(effective):,} independent ones" in page.text
 
 
+def test_every_figure_of_predictions_is_there(drift: Drift) -> None:
+    """Rows by name, with the cells of the second file as report.json has them."""
+    source = render(drift)
+    own = drift.candidates[1]
+    assert own.kld is not None
+    assert own.kld.ci95 is not None
+    assert own.perplexity is not None
+    assert own.perplexity.ci95 is not None
+    assert own.delta_p is not None
+    assert own.delta_p.ci95 is not None
+    assert own.flips is not None
+    assert own.routing is not None
+    assert own.top1_ci95 is not None
+    assert own.top5_overlap is not None
+    part = source.partition('id="predictions"')[2].partition("</thead>")[2].partition("</details>")[0]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", part)]
+    cells = [(row[0], re.sub(r"</?small>", " ", row[2]).strip()) for row in rows]
+    assert all(len(row) == 4 for row in rows)
+    low, high = (100 * end for end in own.delta_p.ci95)
+    ratio = own.perplexity
+    assert ratio.ci95 is not None
+    for label, text in (
+        ("mean", f"{own.kld.mean:#.3g} {own.kld.ci95[0]:#.3g} to {own.kld.ci95[1]:#.3g}"),
+        ("effective tokens, for the mean", f"{own.kld.effective_tokens:,.0f}"),
+        ("99.9 % below", f"{own.kld.p999:#.3g}"),
+        ("ln(the file&#39;s / reference&#39;s)", f"{ratio.ln_ratio:+.4f} {ratio.ci95[0]:+.4f} to {ratio.ci95[1]:+.4f}"),
+        ("shared of the five likeliest", f"{100 * own.top5_overlap:.2f} %"),
+        ("flips from right to wrong", f"{100 * own.flips.correct_to_wrong:.2f} %"),
+        ("flips from wrong to right", f"{100 * own.flips.wrong_to_correct:.2f} %"),
+        ("mean", f"{100 * own.delta_p.mean:+.2f} % {low:+.2f} to {high:+.2f} %"),
+        ("root of the mean square", f"{100 * own.delta_p.rms:.2f} %"),
+        ("0.1 % below", f"{100 * own.delta_p.p001:+.2f} %"),
+        ("25 % below", f"{100 * own.delta_p.p25:+.2f} %"),
+        ("KL divergence of routers", f"{sum(own.routing.kl) / 4:#.3g}"),
+        ("KL divergence of routers", f"{sum(own.routing.kl_local) / 4:#.3g}"),
+        ("flips, weighted by the reference&#39;s margin", f"{100 * sum(own.routing.weighted_flips) / 4:.2f} %"),
+    ):
+        assert (label, text) in cells
+    (domain, *_) = own.domains
+    assert domain.kld.ci95 is not None
+    assert domain.top1_ci95 is not None
+    shown = source[source.index('id="domains"') :]
+    assert f"<small>{domain.kld.ci95[0]:#.3g} to {domain.kld.ci95[1]:#.3g}</small>" in shown
+    assert f"<small>{100 * domain.top1_ci95[0]:.2f} to {100 * domain.top1_ci95[1]:.2f} %</small>" in shown
+
+
 def test_nothing_is_fetched_or_run(drift: Drift) -> None:
     source = render(drift)
     page = Page(source)

@@ -13,6 +13,8 @@ from quantkit.drift.expectation import expected_error, improvement
 from quantkit.drift.findings import Finding
 from quantkit.drift.models import Identity, names_of
 from quantkit.drift.outcome import TITLES, outcome
+from quantkit.drift.report.predictions import predictions
+from quantkit.drift.report.words import interval, number, percent, percents, size
 from quantkit.drift.result import Candidate, Drift, TensorDrift
 from quantkit.errors import MissingDependencyError
 from quantkit.kernels.atomic_file import atomic_file
@@ -97,7 +99,7 @@ def render(drift: Drift, verdicts: Sequence[Verdict] = ()) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"size": _size, "percent": _percent, "interval": _interval, "number": _number}
+    environment.filters |= {one.__name__: one for one in (interval, number, percent, percents, size)}
     identities = [Identity(one.file, one.bytes, one.types, one.fingerprint) for one in drift.candidates]
     named = list(zip(names_of([one.file for one in identities]), drift.candidates, strict=True))
     maps = heat_maps(drift.candidates)
@@ -121,6 +123,7 @@ def render(drift: Drift, verdicts: Sequence[Verdict] = ()) -> str:
         titles=TITLES,
         options={name: _option(value) for name, value in vars(drift.options).items()},
         effective=_effective(drift.candidates),
+        predictions=predictions(drift.candidates),
     )
     return page
 
@@ -136,7 +139,7 @@ def _section(name: str, candidate: Candidate, pictures: Sequence[Picture]) -> Se
         more=max(0, len(candidate.findings) - _FINDINGS),
         worst=tuple(_row(one, wrong=one.name in wrong) for one in tensors if one.error.relative_error > 0),
         pictures=tuple(pictures),
-        outside=", ".join(f"{one.name} {_percent(one.error.relative_error)} ({one.type})" for one in outside),
+        outside=", ".join(f"{one.name} {percent(one.error.relative_error)} ({one.type})" for one in outside),
     )
 
 
@@ -145,7 +148,7 @@ def _row(tensor: TensorDrift, *, wrong: bool) -> Worst:
     expert = ""
     if tensor.experts:
         at = max(range(len(tensor.experts)), key=lambda one: tensor.experts[one].relative_error)
-        expert = f"{at}: {_percent(tensor.experts[at].relative_error)}"
+        expert = f"{at}: {percent(tensor.experts[at].relative_error)}"
     return Worst(
         tensor=tensor.name,
         type=tensor.type,
@@ -155,7 +158,7 @@ def _row(tensor: TensorDrift, *, wrong: bool) -> Worst:
         wrong=wrong,
         better="" if better is None else better.type,
         better_error=None if better is None else better.relative_error,
-        better_bytes="" if better is None else f"{'−' if better.bytes < 0 else '+'}{_size(abs(better.bytes))}",
+        better_bytes="" if better is None else f"{'−' if better.bytes < 0 else '+'}{size(abs(better.bytes))}",
     )
 
 
@@ -163,11 +166,11 @@ def _worst_of_all(section: Section, *, alone: bool) -> str:
     """Its worst tensor in a sentence."""
     row = section.worst[0]
     of = "" if alone else f" of {section.name}"
-    text = f"{row.tensor}{of} has the largest error of all: {_percent(row.relative_error)} in {row.type}."
+    text = f"{row.tensor}{of} has the largest error of all: {percent(row.relative_error)} in {row.type}."
     if not row.better:
         return text
     more = row.better_bytes.removeprefix("+")
-    return f"{text} {row.better} would make it {_percent(row.better_error)}, for {more} more."
+    return f"{text} {row.better} would make it {percent(row.better_error)}, for {more} more."
 
 
 def _option(value: object) -> str:
@@ -246,22 +249,3 @@ def _domains(named: Sequence[tuple[str, Candidate]]) -> list[tuple[str, int, lis
     first = named[0][1].domains
     rows = [(one.domain, one.tokens, [candidate.domains[at] for _, candidate in named]) for at, one in enumerate(first)]
     return sorted(rows, key=lambda row: -max(one.kld.mean for one in row[2]))
-
-
-def _size(n_bytes: float) -> str:
-    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if n_bytes >= factor:
-            return f"{n_bytes / factor:.3g} {unit}"
-    return f"{n_bytes:.0f} B"
-
-
-def _percent(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
-
-
-def _number(value: float | None, form: str = "#.3g") -> str:
-    return "–" if value is None else f"{value:{form}}"
-
-
-def _interval(ends: tuple[float, float] | None, form: str = "#.3g") -> str:
-    return "too little text" if ends is None else f"{ends[0]:{form}} to {ends[1]:{form}}"
