@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 from tests.drift.files import PROSE, ROOT, TINY, changed, converted
+from tests.drift.test_findings import in_bytes, only_expert, requantized, scaled, shuffled
 
 import quantkit
 from quantkit.cli.drift import command
@@ -184,6 +187,37 @@ def test_report_for_people(files: dict[str, Path], tmp_path: Path) -> None:
     assert f"quantkit drift {TINY} {files['q2_k']} --text " in page
     assert "--report &#39;" in page
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_planted_faults_are_named_on_the_terminal_and_in_the_page(tmp_path: Path) -> None:
+    """One expert's weights permuted, scales off by two, a quantized router, a wrong transposition: in one file."""
+    path = changed(
+        converted(tmp_path, ["q4_k_m"])["q4_k_m"],
+        tmp_path / "faulty.gguf",
+        tensors={
+            "blk.2.ffn_down_exps.weight": in_bytes(only_expert(3, shuffled(1))),
+            "blk.0.attn_k.weight": lambda tensor: scaled(tensor, 2),
+            "blk.1.ffn_gate_inp.weight": lambda tensor: QuantizedTensor.quantize(tensor.dequantize(), "q4_0"),
+            "blk.3.attn_q.weight": requantized(lambda values: values.T.reshape(values.shape)),
+        },
+    )
+    done = run(TINY, path, *TEXT, "--report", tmp_path / "drift.html")
+    assert done.returncode == 0, done.stderr
+    terminal = " ".join(done.stdout.split())
+    page = " ".join(html.unescape(re.sub(r"<[^>]*>", " ", (tmp_path / "drift.html").read_text())).split())
+    for shown in (terminal, page):
+        assert "faulty.gguf has faults: do not use it." in shown
+        for words in (
+            "blk.2.ffn_down_exps.weight, expert 3: rows are in another order",
+            "blk.0.attn_k.weight: weights are 2",
+            "the router of layer 1 is quantized to q4_0",
+            "blk.3.attn_q.weight: the matrix is transposed",
+            "Keep ffn_gate_inp in f32",
+        ):
+            assert words in shown
+    assert page.index("has faults") < page.index("What is wrong") < page.index("rows are in another order")
+    assert page.index("rows are in another order") < page.index("KLD against file size")
+    assert "What would help" not in page
 
 
 def test_findings_on_the_terminal(files: dict[str, Path], tmp_path: Path) -> None:

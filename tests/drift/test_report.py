@@ -11,12 +11,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from tests.drift.files import PROSE, TINY, changed, converted
+from tests.drift.files import PROSE, ROOT, TINY, changed, converted
 
 import quantkit
 from quantkit.drift import Drift, Statistics
 from quantkit.drift.gate import judge
-from quantkit.drift.report import render, write_report
+from quantkit.drift.report import render, svg, write_report
+from quantkit.drift.report.heat_maps import _readable_on
 from quantkit.errors import MissingDependencyError
 from quantkit.kernels import QuantizedTensor
 
@@ -100,6 +101,11 @@ def test_every_section_is_there(drift: Drift) -> None:
         assert worst.name in page.text
     assert "<b>bold & brave</b>" in page.text
     assert "the type that would help" in page.text
+    worst = max((one for each in drift.candidates for one in each.tensors), key=lambda one: one.error.relative_error)
+    error = f"{100 * worst.error.relative_error:.2f} %"
+    verdict = " ".join(page.text.partition("Files\n")[0].split())
+    assert f"{worst.name} of q2_k.gguf, whose error is {error} in q2_k. What would help: q3_k would" in verdict
+    assert f"more: --tensor-type {worst.name}=q3_k" in verdict
     effective = [round(one.kld.effective_tokens) for one in drift.candidates if one.kld]
     assert f"Intervals are 95 %, over {drift.text.basis}." in page.text
     assert f"are worth {min(effective):,} to {max(effective):,} independent ones" in page.text
@@ -279,3 +285,41 @@ def test_findings_and_types_that_would_help_do_not_mix(files: dict[str, Path], t
     assert "see above" in rows[0]
     assert "would make it" not in source
     assert not any("see above" in row for row in rows[1:])
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2's, of two colours #rrggbb."""
+    bright, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (bright + 0.05) / (dark + 0.05)
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_have_contrast(scheme: str) -> None:
+    """WCAG 2.2 AA: 4.5 for text (1.4.3), 3 for what figures are read by (1.4.11)."""
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    style = (ROOT / "src" / "quantkit" / "drift" / "report" / "style.css").read_text()
+    light, dark = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", light if scheme == "light" else dark))
+    texts = {("ink", on) for on in ("ground", "panel", "fault-ground", "warning-ground", "good-ground")}
+    texts |= {("soft", "ground"), ("soft", "panel"), ("series-0", "ground"), ("series-0", "panel")}
+    texts |= {(name, on) for name in ("fault", "warning", "good") for on in ("ground", "panel", f"{name}-ground")}
+    for text, on in texts:
+        assert contrast(colours[text], colours[on]) >= 4.5, (text, on)
+    used = {name.removeprefix("var(--").rstrip(")") for name in svg._STYLE.values()} - {"currentColor"}
+    series = [name for name in used if name.startswith("series-")]
+    assert used <= set(colours)
+    assert len(series) == len(svg.SERIES) == 6
+    for name in series:
+        assert contrast(colours[name], colours["ground"]) >= 3, name
+    every_16th = range(0, 256, 17)
+    for shade in (
+        (red / 255, green / 255, blue / 255) for red in every_16th for green in every_16th for blue in every_16th
+    ):
+        text = "#000000" if _readable_on(shade) == "black" else "#ffffff"
+        assert contrast(text, "#" + "".join(f"{round(255 * part):02x}" for part in shade)) >= 4.5

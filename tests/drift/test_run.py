@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import platform
+from collections import Counter
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.drift.files import PROSE, ROOT, TINY, changed, converted
+from tests.drift.files import PROSE, ROOT, TINY, as_float, changed, converted
 from tests.llama4 import checkpoints
 
 import quantkit
 from quantkit import kernels
+from quantkit.checkpoint.reader import FileReader
 from quantkit.drift import Candidate, Drift, Statistics, TokenScores
 from quantkit.drift.differences import holm
 from quantkit.drift.models import open_model
@@ -191,6 +193,46 @@ def test_gguf_files_alone_give_the_same_numbers(files: dict[str, Path]) -> None:
     assert errors[0] == errors[1]
     assert replace(other.candidates[0], tensors=()) == replace(own.candidates[0], tensors=())
     assert other.text == own.text
+
+
+def test_references_of_f16_and_f32(files: dict[str, Path], tmp_path: Path) -> None:
+    """The f32 file holds bf16's values, and the drift from it is the checkpoint's; f16's are those of its f32 copy."""
+    floats = converted(tmp_path, ["f16", "f32"])
+    copy = as_float(floats["f16"], tmp_path / "copy.gguf")
+    options = {"text": PROSE, "weights": False, **OPTIONS, "tokens": 512}
+    by_checkpoint = quantkit.drift(TINY, [files["q4_k_m"]], **options)
+    by_f32 = quantkit.drift(floats["f32"], [files["q4_k_m"], files["bf16"]], **options)
+    assert by_f32.candidates[0] == by_checkpoint.candidates[0]
+    by_f16 = quantkit.drift(floats["f16"], [copy, files["q4_k_m"]], **options)
+    for one in (by_f32.candidates[1], by_f16.candidates[0]):
+        assert one.kld is not None
+        assert (one.kld.max, one.layers[-1].error.relative_error) == (0, 0)
+    assert by_f16.reference.types.keys() == {"f16", "f32"}
+    assert by_f32.reference.types.keys() == {"f32"}
+    kld = by_f16.candidates[1].kld
+    assert kld is not None
+    assert kld.mean > 0
+
+
+def test_candidates_share_one_pass_over_the_reference(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes read of each file: the reference's do not depend on how many candidates there are."""
+    read: Counter[Path] = Counter()
+    read_into = FileReader.read_into
+
+    def counted(self: FileReader, path: Path, buffer: memoryview, offset_bytes: int) -> None:
+        read[path] += memoryview(buffer).nbytes
+        read_into(self, path, buffer, offset_bytes)
+
+    monkeypatch.setattr(FileReader, "read_into", counted)
+    counts = []
+    for types in (["q8_0"], ["q8_0", "q4_k_m", "q2_k"]):
+        read.clear()
+        quantkit.drift(files["bf16"], [files[one] for one in types], text=PROSE, **{**OPTIONS, "tokens": 512})
+        assert set(read) == {files[one] for one in ("bf16", *types)}
+        counts.append(dict(read))
+    alone, shared = counts
+    assert alone[files["bf16"]] == shared[files["bf16"]] >= files["bf16"].stat().st_size * 0.9
+    assert alone[files["q8_0"]] == shared[files["q8_0"]]
 
 
 def test_few_documents_are_cut_into_blocks(files: dict[str, Path]) -> None:

@@ -117,7 +117,7 @@ def render(drift: Drift, verdicts: Sequence[Verdict] = ()) -> str:
         curves=_curves(named),
         layers=_layer_curves(named),
         domains=_domains(named),
-        worst="" if worst is None else _worst_of_all(worst, alone=len(sections) == 1),
+        worst=worst,
         opened=(worst or sections[0]).name,
         n_worst=_WORST if len(sections) > 1 else 8,
         titles=TITLES,
@@ -160,17 +160,6 @@ def _row(tensor: TensorDrift, *, wrong: bool) -> Worst:
         better_error=None if better is None else better.relative_error,
         better_bytes="" if better is None else f"{'−' if better.bytes < 0 else '+'}{size(abs(better.bytes))}",
     )
-
-
-def _worst_of_all(section: Section, *, alone: bool) -> str:
-    """Its worst tensor in a sentence."""
-    row = section.worst[0]
-    of = "" if alone else f" of {section.name}"
-    text = f"{row.tensor}{of} has the largest error of all: {percent(row.relative_error)} in {row.type}."
-    if not row.better:
-        return text
-    more = row.better_bytes.removeprefix("+")
-    return f"{text} {row.better} would make it {percent(row.better_error)}, for {more} more."
 
 
 def _option(value: object) -> str:
