@@ -14,6 +14,7 @@ import quantkit
 from quantkit.drift import Drift, Kld
 from quantkit.drift.gate import MEASURES, Need, judge, parse_condition
 from quantkit.drift.junit import junit, write_junit
+from quantkit.drift.result import plain
 from quantkit.errors import OutputError, UsageError
 
 
@@ -84,6 +85,7 @@ def test_what_is_no_number_fails(result: Drift) -> None:
     broken = replace(result.candidates[0], kld=replace(kld, mean=math.nan))
     (verdict,) = judge(replace(result, candidates=(broken,)), ["kld.mean>0.05"])
     assert verdict.failed
+    assert plain(verdict)["value"] is None  # as JSON has it
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ def test_an_interval_that_reaches_further_is_told(drift: Drift) -> None:
     assert (loss, loss.doubt) == (Loss("small", "clear"), "perhaps clear")
     assert Loss.of(figures(own, 0.01, 0.91, ((0.008, 0.02), (0.89, 0.93)))).doubt == "perhaps clear"
     assert Loss.of(figures(own, 0.01, 0.95, ((0.008, 0.02), (0.94, 0.96)))).doubt == ""
+    assert Loss.of(figures(own, 0.051, 0.95, ((0.03, 0.049), (0.94, 0.96)))) == Loss("clear", "clear")
     assert Loss.of(figures(own, 0.01, 0.95)).doubt == "too little text to be sure"
 
 

@@ -35,10 +35,11 @@ class Loss:
 
     @classmethod
     def of(cls, found: Figures) -> Loss:
-        worst = None
+        word, worst = _word(found.kld.mean, found.top1_agreement), None
         if found.kld.ci95 is not None and found.top1_ci95 is not None:
-            worst = _word(found.kld.ci95[1], found.top1_ci95[0])
-        return cls(_word(found.kld.mean, found.top1_agreement), worst)
+            # a bootstrapped interval need not hold the mean itself
+            worst = max(word, _word(found.kld.ci95[1], found.top1_ci95[0]), key=WORDS.index)
+        return cls(word, worst)
 
     @property
     def doubt(self) -> str:
