@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.kernels.blas import numpy_blas_threads
 from tests.llama4 import checkpoints
-from threadpoolctl import threadpool_info
 
 import quantkit
 from quantkit import calibration
@@ -202,15 +202,15 @@ def test_each_layer_is_told_of_however_fast_they_are(tmp_path: Path, monkeypatch
 def test_threads_bound_those_of_blas_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whenever a matrix is multiplied, by whatever thread of ours, BLAS has one thread."""
     seen: set[tuple[str, int]] = set()
-    product = Matrix.product
+    product = Matrix._rows_product
 
-    def watched(self: Matrix, x: Any, out: Any, team: Any) -> Any:
-        blas = [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+    def watched(self: Matrix, *arguments: Any) -> None:
+        blas = numpy_blas_threads()
         names = [thread.name for thread in threading.enumerate() if thread.name.startswith("quantkit-work")]
         seen.update({("blas", n) for n in blas} | {("ours", len(names) + 1)})
-        return product(self, x, out, team)
+        product(self, *arguments)
 
-    monkeypatch.setattr(Matrix, "product", watched)
+    monkeypatch.setattr(Matrix, "_rows_product", watched)
     for threads in (1, 3):
         seen.clear()
         run(tmp_path / f"{threads}.gguf", tokens=512, threads=threads)

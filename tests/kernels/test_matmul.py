@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.kernels.blas import numpy_blas_threads
 from tests.kernels.fast_bound import fast_bound, operand
 from tests.kernels.matrices import Matrix, rows_of
-from threadpoolctl import ThreadpoolController
 
 from quantkit.errors import NonFiniteError, UsageError
 from quantkit.kernels import FORMATS, _machine, build_info, dequantize, matmul, matmul_experts, quantize
@@ -186,22 +186,19 @@ def test_memory_stays_small() -> None:
 
 @pytest.mark.parametrize("n", [9, 130])
 def test_threads_bound_those_of_blas(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    blas = ThreadpoolController().select(user_api="blas")
-    before = [library.num_threads for library in blas.lib_controllers]
-    assert before, "numpy has no BLAS whose threads can be set"
-    seen: list[int] = []
+    before, seen = numpy_blas_threads(), set[int]()
     multiply = np.matmul
 
     def spy(*args: Any, **options: Any) -> Any:
-        seen.extend(library.num_threads for library in blas.lib_controllers)
+        seen.update(numpy_blas_threads())
         return multiply(*args, **options)
 
     monkeypatch.setattr(np, "matmul", spy)
     monkeypatch.setenv("QUANTKIT_TIER", "scalar")  # which leaves it to BLAS
     packed, _ = weights_of("q4_0", 40, 64)
     matmul(gauss((n, 64)), packed, "q4_0", threads=1)
-    assert set(seen) == {1}
-    assert [library.num_threads for library in blas.lib_controllers] == before
+    assert seen == {1}
+    assert numpy_blas_threads() == before
 
 
 def test_wrong_usage_is_named() -> None:

@@ -4,7 +4,7 @@ import threading
 from functools import partial
 
 import pytest
-from threadpoolctl import threadpool_info
+from tests.kernels.blas import numpy_blas_threads
 
 from quantkit.errors import UsageError
 from quantkit.llama4.forward.team import Team
@@ -43,13 +43,10 @@ def test_the_first_error_is_raised_after_all_have_ended() -> None:
 
 
 def test_blas_has_one_thread_at_work() -> None:
-    def n_threads() -> set[int]:
-        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
-
-    before = n_threads()
+    before = numpy_blas_threads()
     with Team(2).at_work():
-        assert n_threads() == {1}
-    assert n_threads() == before
+        assert numpy_blas_threads() == {1}
+    assert numpy_blas_threads() == before
 
 
 def test_number_of_threads() -> None:

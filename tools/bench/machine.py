@@ -7,10 +7,12 @@ from pathlib import Path
 
 
 def cpu_model() -> str:
-    """The processor's name as the system gives it."""
+    """The processor's name as the system gives it, and on x86-64 its family and model: clouds give several one name."""
     info = Path("/proc/cpuinfo")
     if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        pairs = (line.partition(":") for line in reversed(info.read_text().splitlines()))
+        found = {name.strip(): value.strip() for name, _, value in pairs}
+        if "model name" in found:
+            kind = f" (family {found['cpu family']}, model {found['model']})" if "cpu family" in found else ""
+            return found["model name"] + kind
     return platform.processor() or platform.machine()

@@ -38,7 +38,7 @@ class Weights(Protocol):
         """Rows from `first` on into `out`, float32 (count, cols), C-contiguous."""
 
     def multiply_direct(self, x: Floats, out: Floats, threads: int) -> bool | None:
-        """out = x Wᵀ in floats, and whether it is finite; None, and nothing done, where rows are to be decoded first."""
+        """out = x Wᵀ in floats; whether it is finite, or None, and nothing done: rows are to be decoded first."""
 
     def multiply_int8(self, x: Floats, out: Floats, threads: int) -> bool:
         """out = x Wᵀ with x quantized to int8; whether it is finite. ValueError for x that is not."""
