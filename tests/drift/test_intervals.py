@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.drift.simulated import (
+    LEVEL,
+    RATE,
+    TOKEN,
+    blocks,
+    covered,
+    kld_of_chunks,
+    kld_of_documents,
+    share_of_chunks,
+    share_of_documents,
+)
 
-from quantkit.drift.clusters import MIN_DOCUMENTS, Clusters, clusters
+from quantkit.drift.clusters import MIN_DOCUMENTS, clusters
 from quantkit.drift.intervals import (
     MIN_CLUSTERS,
     bootstrap_t,
@@ -13,6 +24,7 @@ from quantkit.drift.intervals import (
     mean,
     share,
     student_t,
+    wilson,
 )
 from quantkit.drift.output import OutputComparison
 from quantkit.errors import UsageError
@@ -20,39 +32,24 @@ from quantkit.errors import UsageError
 RUNS = 1000
 
 
-def heavy(rng: np.random.Generator, documents: int, tokens: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """KLD-like tokens: log-normal, each like the one before it (0.6), each document with a level of its own, and
-    documents of any length. Sums and sizes (RUNS, documents), and the true mean; mean over median is 2.9 as for real
-    files, whose KLD has medians of a third of the mean."""
-    token, level, like = 1.4, 0.4, 0.6
-    sizes = np.maximum(20, tokens * np.exp(rng.normal(-0.18, 0.6, (RUNS, documents)))).astype(int)
-    sums, levels = np.zeros(sizes.shape), rng.normal(0, level, sizes.shape)
-    state = rng.normal(0, token, sizes.shape)
-    for place in range(sizes.max()):
-        sums += np.where(place < sizes, np.exp(levels + state), 0)
-        state = like * state + np.sqrt(1 - like**2) * rng.normal(0, token, sizes.shape)
-    return sums, sizes.astype(np.float64), float(np.exp((token**2 + level**2) / 2))
+# Each rate below is one of 1,000 runs, whose standard deviation is 0.7 points; docs/drift.md has those of 10,000, by
+# tools/coverage.py. Where they are nearer to 93 or 97 % than that, the seed is one that shows the mean.
 
 
-def covered(low: np.ndarray, high: np.ndarray, truth: float) -> float:
-    return float(np.mean((low <= truth) & (truth <= high)))
-
-
-@pytest.mark.parametrize(("documents", "tokens"), [(40, 200), (100, 100), (300, 40)])
+@pytest.mark.parametrize(("documents", "tokens"), [(5, 200), (12, 200), (20, 200), (40, 200), (300, 40)])
 def test_coverage_of_documents(documents: int, tokens: int) -> None:
-    sums, sizes, truth = heavy(np.random.default_rng(documents), documents, tokens)
+    sums, sizes, truth = kld_of_documents(np.random.default_rng(documents), RUNS, documents, tokens)
     for positive in (False, True):
         low, high, _ = bootstrap_t(sums, sizes, positive=positive)
         assert 0.93 <= covered(low, high, truth) <= 0.97
     assert low.min() > 0
 
 
-@pytest.mark.parametrize("count", [5, 8, 12, 20])
-def test_coverage_of_few_clusters(count: int) -> None:
-    """Here it begins to break, to the side that docs/drift.md names: up to 3 points too little, never the worse."""
-    sums, sizes, truth = heavy(np.random.default_rng(count), count, 400)
+@pytest.mark.parametrize(("level", "like"), [(0.8, 0.6), (0.4, 0.9)])
+def test_coverage_of_documents_that_are_less_alike_or_tokens_that_are_more(level: float, like: float) -> None:
+    sums, sizes, truth = kld_of_documents(np.random.default_rng(100), RUNS, 100, 100, level=level, like=like)
     low, high, _ = bootstrap_t(sums, sizes, positive=True)
-    assert 0.92 <= covered(low, high, truth) <= 0.97
+    assert 0.93 <= covered(low, high, truth) <= 0.97
 
 
 def test_coverage_from_logits_of_known_divergence() -> None:
@@ -87,42 +84,59 @@ def test_coverage_from_logits_of_known_divergence() -> None:
 
 def test_independent_tokens_would_be_too_sure() -> None:
     """What tools that treat tokens as independent print covers far less on the same data."""
-    sums, sizes, truth = heavy(np.random.default_rng(1), 100, 100)
-    errors = np.sqrt(np.exp(1.4**2 + 0.4**2) - 1) * truth / np.sqrt(sizes.sum(1))
+    sums, sizes, truth = kld_of_documents(np.random.default_rng(1), RUNS, 100, 100)
+    errors = np.sqrt(np.exp(TOKEN**2 + LEVEL**2) - 1) * truth / np.sqrt(sizes.sum(1))
     means = sums.sum(1) / sizes.sum(1)
     assert covered(means - 1.96 * errors, means + 1.96 * errors, truth) < 0.8
 
 
-@pytest.mark.parametrize("chunks", [60, 200])
-def test_coverage_of_blocks_of_one_long_text(chunks: int) -> None:
-    """One document: chunks are like their neighbours (0.4), and the blocks know."""
-    rng, like, per_chunk = np.random.default_rng(chunks), 0.4, 16
-    levels = np.empty((RUNS, chunks))
-    levels[:, 0] = rng.normal(size=RUNS)
-    for chunk in range(1, chunks):
-        levels[:, chunk] = like * levels[:, chunk - 1] + np.sqrt(1 - like**2) * rng.normal(size=RUNS)
-    tokens = np.exp(0.5 * levels[:, :, None] + rng.normal(0, 1, (RUNS, chunks, per_chunk)))
-    groups = clusters(np.zeros(chunks * per_chunk, int), np.repeat(np.arange(chunks), per_chunk))
-    sums = np.stack([groups.sums(run.reshape(-1)) for run in tokens])
-    low, high, _ = bootstrap_t(sums, groups.sizes, positive=True)
-    assert 0.91 <= covered(low, high, float(np.exp((0.25 + 1) / 2))) <= 0.97
-    single = Clusters("chunks", np.repeat(np.arange(chunks), per_chunk), chunks, 1, 1)
-    narrow = bootstrap_t(np.stack([single.sums(run.reshape(-1)) for run in tokens]), single.sizes, positive=True)
-    assert covered(*narrow[:2], float(np.exp((0.25 + 1) / 2))) < 0.91
+@pytest.mark.parametrize(("chunks", "alike"), [(16, 0.0), (16, 0.4), (32, 0.4), (64, 0.7), (128, 0.4), (320, 0.7)])
+def test_coverage_of_blocks_of_one_long_text(chunks: int, alike: float) -> None:
+    """One document, whose chunks are like their neighbours."""
+    sums, sizes, truth = kld_of_chunks(np.random.default_rng(chunks), RUNS, chunks, alike)
+    length = blocks(chunks).chunks_per_block
+    low, high, _ = bootstrap_t(sums, sizes, positive=True, chunks_per_block=length)
+    assert 0.93 <= covered(low, high, truth) <= 0.97
+
+
+def test_few_chunks_that_are_alike_are_not_enough() -> None:
+    """What docs/drift.md says of them: this is the side to which it breaks."""
+    sums, sizes, truth = kld_of_chunks(np.random.default_rng(8), RUNS, 8, 0.7)
+    low, high, _ = bootstrap_t(sums, sizes, positive=True, chunks_per_block=1)
+    assert 0.88 <= covered(low, high, truth) <= 0.97
+    low, high, _ = bootstrap_t(sums, sizes, positive=True)
+    assert covered(low, high, truth) < 0.87
 
 
 @pytest.mark.parametrize("p", [0.5, 0.9, 0.99])
-def test_coverage_of_shares(p: float) -> None:
-    """Hits of a document hang together: each document has a rate of its own, beta-distributed around p."""
-    rng, documents, tokens = np.random.default_rng(int(100 * p)), 60, 100
-    rates = rng.beta(20 * p, 20 * (1 - p), (RUNS, documents))
-    groups = clusters(np.repeat(np.arange(documents), tokens), np.arange(documents * tokens) // 512)
-    found = [
-        share((rng.random((documents, tokens)) < rate[:, None]).reshape(-1).astype(float), groups) for rate in rates
-    ]
-    intervals = np.array([one.ci95 for one in found])
-    assert 0.92 <= covered(intervals[:, 0], intervals[:, 1], p) <= 0.975
-    assert np.median([one.effective_tokens for one in found]) < 0.35 * documents * tokens
+@pytest.mark.parametrize("documents", [20, 40, 100])
+def test_coverage_of_shares(documents: int, p: float) -> None:
+    """Hits of a document hang together: each document has a rate of its own."""
+    sums, sizes, truth = share_of_documents(np.random.default_rng(documents), RUNS, documents, 200, p)
+    low, high, effective = wilson(sums, sizes)
+    assert 0.93 <= covered(low, high, truth) <= 0.97
+    odds = np.log(p / (1 - p)) + RATE * np.random.default_rng(0).normal(size=100_000)
+    alike = np.var(1 / (1 + np.exp(-odds))) / (truth * (1 - truth))  # correlation of a document's tokens
+    expected = 1 / (1 + alike * (np.square(sizes).sum(1) / sizes.sum(1) - 1))
+    assert np.median(effective / sizes.sum(1) / expected) == pytest.approx(1, abs=0.25)
+
+
+@pytest.mark.parametrize(("chunks", "alike"), [(32, 0.4), (128, 0.7)])
+def test_coverage_of_shares_in_blocks(chunks: int, alike: float) -> None:
+    sums, sizes, truth = share_of_chunks(np.random.default_rng(chunks), RUNS, chunks, alike, 0.9)
+    low, high, _ = wilson(sums, sizes, chunks_per_block=blocks(chunks).chunks_per_block)
+    assert 0.93 <= covered(low, high, truth) <= 0.97
+
+
+def test_a_share_is_that_of_its_tokens() -> None:
+    rng = np.random.default_rng(3)
+    hits = (rng.random(6000) < rng.beta(9, 1, 60).repeat(100)).astype(float)
+    groups = clusters(np.repeat(np.arange(60), 100), np.arange(6000) // 512)
+    low, high, effective = wilson(groups.sums(hits), groups.sizes)
+    found = share(hits, groups)
+    assert (found.value, found.ci95) == (hits.mean(), (low[0], high[0]))
+    assert found.effective_tokens == pytest.approx(effective[0], rel=1e-12)
+    assert found.effective_tokens == pytest.approx(effective_tokens(hits, groups), rel=1e-9)
 
 
 def test_shares_of_all_and_none() -> None:
@@ -131,24 +145,34 @@ def test_shares_of_all_and_none() -> None:
     assert everything.ci95 is not None
     assert nothing.ci95 is not None
     assert everything.ci95[1] == 1
-    assert everything.ci95[0] == pytest.approx(1 - 1.96**2 * (1.96 / 2.0096) ** -2 / 1000, abs=2e-4)
+    assert everything.ci95[0] == pytest.approx(1 - (2.0096 * 54 / 52) ** 2 / 1000, abs=2e-5)
     assert nothing.ci95 == pytest.approx((0, 1 - everything.ci95[0]))
     wider = share(np.ones(1000), groups, design_effect=5)
     assert wider.ci95 is not None
     assert 1 - wider.ci95[0] == pytest.approx(5 * (1 - everything.ci95[0]), rel=0.03)
 
 
-def test_p_values_are_level_where_nothing_differs() -> None:
+@pytest.mark.parametrize("documents", [12, 60])
+def test_p_values_are_level_where_nothing_differs(documents: int) -> None:
     """Of paired differences around 0, a share of 5 % has p below 0.05; of real ones, nearly all."""
     rng = np.random.default_rng(6)
-    sums, sizes, _ = heavy(rng, 60, 60)
-    others, other_sizes, _ = heavy(rng, 60, 60)
+    sums, sizes, _ = kld_of_documents(rng, RUNS, documents, 60)
+    others, other_sizes, _ = kld_of_documents(rng, RUNS, documents, 60)
     low, high, p = bootstrap_t(sums - others / other_sizes * sizes, sizes)
-    assert 0.025 <= np.mean(p < 0.05) <= 0.075
+    assert 0.03 <= np.mean(p < 0.05) <= 0.07
     assert ((low > 0) | (high < 0))[p < 0.049].all()
     assert not ((low > 0) | (high < 0))[p > 0.051].any()
     _, _, p = bootstrap_t(2 * sums - others / other_sizes * sizes, sizes)
-    assert np.mean(p < 0.05) > 0.9
+    assert np.mean(p < 0.05) > (0.9 if documents == 60 else 0.4)
+
+
+def test_p_values_are_level_in_blocks() -> None:
+    rng = np.random.default_rng(64)
+    sums, sizes, _ = kld_of_chunks(rng, RUNS, 64, 0.4)
+    others, _, _ = kld_of_chunks(rng, RUNS, 64, 0.4)
+    low, high, p = bootstrap_t(sums - others, sizes, chunks_per_block=blocks(64).chunks_per_block)
+    assert 0.03 <= np.mean(p < 0.05) <= 0.07
+    assert 0.93 <= covered(low, high, 0) <= 0.97
 
 
 def test_effective_tokens() -> None:
@@ -195,10 +219,19 @@ def test_documents_or_blocks() -> None:
     assert (many.kind, many.count, many.chunks_per_block, many.documents) == ("documents", MIN_DOCUMENTS, None, 40)
     assert many.sizes.tolist() == [20] * 40
     few = clusters(np.arange(800) // 21, chunks)
-    assert (few.kind, few.count, few.chunks_per_block, few.documents) == ("chunks", 20, 5, 39)
-    assert few.sizes.tolist() == [40] * 20
+    assert (few.kind, few.count, few.chunks_per_block, few.documents) == ("chunks", 10, 10, 39)
+    assert few.sizes.tolist() == [80] * 10
     odd = clusters(np.zeros(344, int), chunks[:344])
-    assert (odd.count, odd.chunks_per_block, odd.sizes[-1]) == (21, 2, 24)
+    assert (odd.count, odd.chunks_per_block, odd.sizes[-1]) == (10, 4, 56)
+    assert [clusters(np.zeros(n, int), np.arange(n)).count for n in (1, 4, 5, 15, 16, 24, 25)] == [
+        1,
+        4,
+        5,
+        7,
+        8,
+        12,
+        12,
+    ]
     part = many.only(np.arange(800) < 100)
     assert (part.kind, part.count, part.documents, part.sizes.tolist()) == ("documents", 5, 5, [20] * 5)
     with pytest.raises(UsageError, match="no scored tokens"):
