@@ -15,13 +15,16 @@ from xml.etree import ElementTree
 import llama_cpp
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from tests.drift.files import TINY, changed, converted
+from tests.llama4 import checkpoints
 from tests.oracle.llama import quantize
 
 import quantkit
+from quantkit.cli import app
 from quantkit.drift.verification import Verification, verify
 from quantkit.errors import CheckpointError, UsageError
-from quantkit.gguf import GgufTensor, lay_out, open_gguf
+from quantkit.gguf import GgufTensor, lay_out, load_tensor, open_gguf, save_tensors
 from quantkit.kernels import FORMATS, QuantizedTensor
 
 EXPERTS = "blk.1.ffn_up_exps.weight"
@@ -200,9 +203,86 @@ def test_model(files: dict[str, Path], tmp_path: Path) -> None:
     assert "tokenizer.ggml.merges" in faults(changed(files["q4_k_m"], path, fields={"tokenizer.ggml.merges": None}))
     shape = changed(files["q4_k_m"], path, fields={"llama4.attention.head_count_kv": 1})
     assert "has shape" in faults(shape)
-    other = verify(changed(files["q4_k_m"], path, fields={"general.architecture": "llama"}), TINY)
-    assert other.passed
-    assert [one.passed for one in other.checks] == [True, None, True, True, None]
+    other = changed(files["q4_k_m"], path, fields={"general.architecture": "llama"})
+    alone, found = verify(other), verify(other, TINY)
+    assert alone.passed
+    assert [one.passed for one in found.checks] == [True, None, True, True, None]
+    assert not found.passed  # weights were to be compared, and could not
+    (fault,) = found.faults
+    assert (fault.check, fault.severity) == ("weights", "fault")
+    assert "could not be compared with" in fault.statement
+    assert "general.architecture is 'llama'" in fault.statement
+    assert [one.condition for one in found.verdicts() if one.failed] == ["weights"]
+
+
+def test_a_type_that_nobody_decodes_is_not_passed_against_a_checkpoint(files: dict[str, Path], tmp_path: Path) -> None:
+    name, source = "blk.0.attn_q.weight", open_gguf(files["q8_0"])
+    tensors = [(one.name, one.shape, "q1_0" if one.name == name else one.type) for one in source.tensors]
+    (plan,) = lay_out(list(source.fields.values()), tensors, path=tmp_path / "q1_0.gguf")
+    data, out = files["q8_0"].read_bytes(), bytearray(plan.n_bytes)
+    out[: len(plan.header)] = plan.header
+    for one in source.tensors:
+        if one.name != name:
+            start = plan.offsets[one.name]
+            out[start : start + one.n_bytes] = data[one.offset_bytes : one.offset_bytes + one.n_bytes]
+    plan.path.write_bytes(out)
+    alone = verify(plan.path)
+    assert alone.passed
+    assert [(one.severity, one.tensor) for one in alone.faults] == [("warning", name)]
+    found = verify(plan.path, TINY)
+    assert not found.passed
+    assert f"could not be compared with {TINY}: {name} is q1_0, which nobody here decodes" in found.faults[0].statement
+    done = CliRunner().invoke(app, ["verify", str(plan.path), "--against", str(TINY)])
+    assert done.exit_code == 7
+    assert "could not be compared" in done.output
+
+
+def test_rope_factors(tmp_path: Path) -> None:
+    name = "rope_freqs.weight"
+    folder = checkpoints.build(tmp_path / "model", layers=2, rope_scaling=checkpoints.SCOUT_ROPE_SCALING)
+    made = converted(tmp_path, ["bf16", "q8_0"], folder, allow_mismatch=True)
+
+    def wrong(tensor: QuantizedTensor) -> QuantizedTensor:
+        values = tensor.dequantize()
+        values[-1] *= 1.01
+        return QuantizedTensor(values.view(np.uint8), "f32")
+
+    path = changed(made["q8_0"], tmp_path / "rope.gguf", tensors={name: wrong})
+    assert verify(path).passed
+    for reference in (folder, made["bf16"]):
+        found = verify(path, reference, threads=2)
+        assert failed(found) == ["weights"]
+        (fault,) = found.faults
+        assert fault.tensor == name
+        assert "off by up to +1.00%" in fault.statement
+    sound = {one.name: one.relative_error for one in verify(made["q8_0"], folder, threads=2).tensors}
+    assert sound[name] is not None
+    assert sound[name] < 1e-6
+
+
+def test_an_output_matrix_that_is_gone(files: dict[str, Path], tmp_path: Path) -> None:
+    """Without it the embedding takes its place, and the file is sound by itself."""
+    file = open_gguf(files["q8_0"])
+    kept = {one.name: load_tensor(file, one.name) for one in file.tensors if one.name != "output.weight"}
+    save_tensors(tmp_path / "tied.gguf", kept, fields=list(file.fields.values()))
+    assert verify(tmp_path / "tied.gguf").passed
+    found = verify(tmp_path / "tied.gguf", TINY, threads=2)
+    assert failed(found) == ["weights"]
+    assert found.faults[0].statement == "output.weight is missing, and the reference has one"
+
+
+def test_what_only_warns_is_said(files: dict[str, Path], tmp_path: Path) -> None:
+    """Twice the error that q8_0 leaves."""
+
+    def noisy(tensor: QuantizedTensor) -> QuantizedTensor:
+        values = tensor.dequantize()
+        noise = np.random.default_rng(0).normal(0, 0.0095 * np.sqrt(np.square(values).mean()), values.shape)
+        return QuantizedTensor.quantize((values + noise).astype(np.float32), tensor.format)
+
+    found = verify(changed(files["q8_0"], tmp_path / "noisy.gguf", tensors={"blk.1.attn_q.weight": noisy}), TINY)
+    assert found.passed
+    assert [(one.severity, one.tensor) for one in found.faults] == [("warning", "blk.1.attn_q.weight")]
+    assert "1 off by up to three times as much, which is a warning" in found.checks[-1].note
 
 
 def test_splits(files: dict[str, Path], tmp_path: Path) -> None:

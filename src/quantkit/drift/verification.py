@@ -6,9 +6,12 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from quantkit.checkpoint import open_checkpoint
 from quantkit.drift.findings import Finding
@@ -20,7 +23,7 @@ from quantkit.drift.run import drift
 from quantkit.drift.vocabulary import gguf_vocabulary
 from quantkit.errors import CheckpointError, QuantkitError, UsageError
 from quantkit.gguf import GgufFile, open_gguf
-from quantkit.llama4.forward import foreign
+from quantkit.llama4.forward import foreign, open_weights
 from quantkit.llama4.forward.gguf_weights import ROPE, text_shapes
 from quantkit.llama4.gguf_hyperparameters import gguf_hyperparameters
 
@@ -29,6 +32,7 @@ FINGERPRINT = "quantkit.source_fingerprint"
 _AGAIN = "Make or fetch the file again."
 _ALIGNMENT = 32
 _HASHED_BYTES = 1 << 22
+_ROPE_ERROR = 1e-5  # of a factor: float32 and the order of its formula make 1e-7
 
 Name = Literal["structure", "model", "values", "zeros", "weights"]
 MEANINGS: dict[Name, str] = {
@@ -107,11 +111,11 @@ class Verification:
         return converted
 
     def verdicts(self) -> tuple[Verdict, ...]:
-        """Each check that was made, as a gate's verdict: the value is the number of its faults."""
+        """Each check that was made, or wanted and not possible, as a gate's verdict: its value is how many faults."""
         found = []
         for check in self.checks:
-            if check.passed is not None:
-                own = [one for one in self.faults if one.check == check.name and one.severity == "fault"]
+            own = [one for one in self.faults if one.check == check.name and one.severity == "fault"]
+            if check.passed is not None or own:
                 message = " ".join(f"{one.statement} {one.advice}" for one in own) or f"{check.name}: {check.note}"
                 found.append(Verdict(check.name, self.file, float(len(own)), 0.0, not check.passed, message))
         return tuple(found)
@@ -289,14 +293,47 @@ class _State:
         unknown = [one for one in file.tensors if not foreign.is_known(one.type) and not _is_ours(one.type)]
         made, note = self.notes["model"]
         if broken or unknown or not made:
-            why = note if not made else f"{unknown[0].name} is not decoded" if unknown else f"{broken[0]} failed"
+            why = f"{broken[0]} failed" if broken else note
+            if not broken and unknown:
+                why = f"{unknown[0].name} is {unknown[0].type}, which nobody here decodes"
             self.notes["weights"] = (False, why)
+            if not broken:  # what was asked for is not known to hold
+                advice = "Leave out --against to check the file alone."
+                self.fault("weights", f"weights could not be compared with {against}: {why}", advice)
             return
-        self.notes["weights"] = (True, MEANINGS["weights"])
         self._source(against)
         (candidate,) = drift(against, [self.file], weights_only=True, threads=threads, progress=progress).candidates
         self.errors = {one.name: one.error.relative_error for one in candidate.tensors}
         self.faults += [_fault(one) for one in candidate.findings]
+        self._beside(file, against)
+        warned = sum(one.severity == "warning" and one.kind == "error" for one in candidate.findings)
+        but = f"; {warned} off by up to three times as much, which is a warning" if warned else ""
+        self.notes["weights"] = (True, MEANINGS["weights"] + but)
+
+    def _beside(self, file: GgufFile, against: Path) -> None:
+        """What `drift` does not compare: RoPE's factors, and an output matrix that only one side has."""
+        with closing(open_weights(file.files[0])) as candidate, closing(open_weights(against)) as reference:
+            names = [text_shapes(weights.hp).keys() for weights in (candidate, reference)]
+            own, wanted = (weights.rope_divisors() for weights in (candidate, reference))
+        for name in names[1] - names[0]:
+            self.fault("weights", f"{name} is missing, and the reference has one", _AGAIN, name)
+        for name in names[0] - names[1]:
+            self.fault("weights", f"{name} could not be compared: the reference has none", _AGAIN, name)
+        if own is None and wanted is None:
+            return
+        own, wanted = (np.ones(1, np.float32) if one is None else one for one in (own, wanted))
+        apart = own.astype(np.float64) / wanted - 1
+        if ROPE in {one.name for one in file.tensors}:
+            self.errors[ROPE] = float(np.linalg.norm(own - wanted) / np.linalg.norm(np.broadcast_to(wanted, own.shape)))
+        if np.abs(apart).max() > _ROPE_ERROR:
+            worst = apart.reshape(-1)[np.abs(apart).argmax()]
+            self.fault(
+                "weights",
+                f"{ROPE}: RoPE's factors are off by up to {worst:+.2%}: positions are turned otherwise than in the "
+                "reference",
+                _AGAIN,
+                ROPE,
+            )
 
     def _source(self, against: Path) -> None:
         if not against.is_dir() or FINGERPRINT not in self.keys:
