@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,13 @@ from tests.drift.files import PROSE, TINY, changed, converted
 
 import quantkit
 from quantkit.cli import app
+from quantkit.drift.comparison import TensorDifference, _layers, _statement
 from quantkit.errors import UsageError
 from quantkit.gguf import load_tensor, open_gguf
 from quantkit.kernels import QuantizedTensor
 
 DOWN = "blk.2.ffn_down_exps.weight"
+ENDS = {"token_embd.weight": "embedding", "output.weight": "output"}
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +28,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("compare")
     found = converted(folder, ["q6_k", "bf16"])
 
-    def coarse(tensor: QuantizedTensor) -> QuantizedTensor:
-        return QuantizedTensor.quantize(load_tensor(open_gguf(found["bf16"]), DOWN).dequantize(), "q2_k")
+    def as_q2_k(name: str) -> Callable[[QuantizedTensor], QuantizedTensor]:
+        values = load_tensor(open_gguf(found["bf16"]), name).dequantize()
+        return lambda tensor: QuantizedTensor.quantize(values, "q2_k")
 
-    return found | {"coarse": changed(found["q6_k"], folder / "coarse.gguf", tensors={DOWN: coarse})}
+    for name in (DOWN, *ENDS):
+        path = folder / f"{name.partition('.')[0] if name in ENDS else 'coarse'}.gguf"
+        found[path.stem] = changed(found["q6_k"], path, tensors={name: as_q2_k(name)})
+    return found
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -53,11 +61,62 @@ def test_the_tensor_and_the_layer_that_lose_the_gap_are_named(turned: bool, file
     assert f"lost in layer 2, where {DOWN} is q2_k" in found.statement
 
 
+@pytest.mark.parametrize("name", list(ENDS))
+@pytest.mark.parametrize("turned", [False, True])
+def test_embedding_and_output_lose_it_too(name: str, turned: bool, files: dict[str, Path]) -> None:
+    order = [files["q6_k"], files[name.partition(".")[0]]][:: -1 if turned else 1]
+    for options in ({"text": PROSE, "tokens": 4096, "context": 256}, {}):
+        found = quantkit.compare(*order, TINY, threads=2, **options)
+        assert [one.name for one in found.tensors] == [name]
+        assert [one.name for one in found.layers] == ["embedding", *(f"layer {at}" for at in range(4)), "output"]
+        worst = max(found.layers, key=lambda one: one.share)
+        assert (worst.name, worst.layer, worst.share) == (ENDS[name], None, pytest.approx(1, abs=0.02))
+        assert (worst.gap > 0) != turned
+        loser = f"{name.partition('.')[0]}.gguf"
+        assert f"of what {loser} loses is lost in the {ENDS[name]}, where {name} is q2_k" in found.statement
+        if options:
+            assert found.difference is not None
+            assert found.difference.told_apart
+            assert f"{loser} has drifted further than q6_k.gguf" in found.statement
+
+
+def test_what_is_not_shown_is_not_attributed(files: dict[str, Path], tmp_path: Path) -> None:
+    """One matrix is q8_0 and not q6_k: a real difference of weights, and four chunks, which show none of KLD."""
+    name = "blk.0.attn_k.weight"
+    values = load_tensor(open_gguf(files["bf16"]), name).dequantize()
+    better = changed(
+        files["q6_k"], tmp_path / "better.gguf", tensors={name: lambda tensor: QuantizedTensor.quantize(values, "q8_0")}
+    )
+    found = quantkit.compare(files["q6_k"], better, TINY, text=PROSE, tokens=256, context=64, threads=2)
+    assert found.difference is not None
+    assert not found.difference.told_apart
+    assert [one.name for one in found.tensors] == [name]
+    assert any(one.gap for one in found.layers)
+    assert not any(one.share for one in found.layers)
+    assert found.statement == found.difference.statement
+    assert "cannot be told apart" in found.statement
+
+
+def test_errors_that_go_the_other_way_explain_nothing(files: dict[str, Path]) -> None:
+    """A KLD that says the opposite of what the parts err by themselves."""
+    drift = quantkit.compare(
+        files["q6_k"], files["coarse"], TINY, text=PROSE, tokens=4096, context=256, threads=2
+    ).drift
+    one, other = drift.candidates
+    (difference,) = drift.differences
+    assert any(layer.share for layer in _layers(one, other, difference))
+    turned = replace(difference, kld=-difference.kld)
+    layers = _layers(one, other, turned)
+    assert not any(layer.share for layer in layers)
+    tensor = TensorDifference(DOWN, 2, ("q6_k", "q2_k"), (2, 1), (0.01, 0.2), "first")
+    assert _statement(["a", "b"], 1, [tensor], layers, turned).endswith("does not explain it")
+
+
 def test_without_text_weights_tell(files: dict[str, Path]) -> None:
     found = quantkit.compare(files["q6_k"], files["coarse"], files["bf16"], threads=2)
     assert found.difference is None
     assert max(found.layers, key=lambda layer: layer.share).layer == 2
-    assert [layer.share for layer in found.layers if layer.layer != 2] == [0] * 3
+    assert [layer.share for layer in found.layers if layer.layer != 2] == [0] * 5
     assert "of 1 tensors that differ q6_k.gguf is nearer to the reference in 1, coarse.gguf in 0" in found.statement
     assert found.drift.candidates[0].tensors
 

@@ -92,12 +92,12 @@ def _show(found: Comparison) -> None:
 
     drift_summary.show_output(found.drift)
     layers = [
-        (str(one.layer), *(f"{error:.3%}" for error in one.relative_errors), f"{one.gap:+.2e}", f"{one.share:.0%}")
+        (one.name, *(f"{error:.3%}" for error in one.relative_errors), f"{one.gap:+.2e}", f"{one.share:.0%}")
         for one in found.layers
     ]
     output.table(
-        ("layer", "A", "B", "B² - A²", "share of the gap"), layers, title="Each layer's own error",
-        right=("layer", "A", "B", "B² - A²", "share of the gap"),
+        ("", "A", "B", "B² - A²", "share of the gap"), layers, title="What each errs by itself",
+        right=("A", "B", "B² - A²", "share of the gap"),
     )  # fmt: skip
     rows = [
         (

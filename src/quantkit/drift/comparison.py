@@ -25,6 +25,7 @@ from quantkit.gguf import GgufTensor, open_gguf
 AnyPath = str | os.PathLike[str]
 
 SCHEMA = 1
+EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 _BYTES = 1 << 24  # of both files at a time
 
 
@@ -48,17 +49,20 @@ class TensorDifference:
 
 @dataclass(frozen=True)
 class LayerDifference:
-    """A layer's own error in both files.
+    """What a layer, or what stands before or behind them all, errs by itself in both files.
 
     Args:
-        relative_errors: of the hidden states that the layer leaves when it is given the reference's; without text, of
-            all its weights together.
+        name: "embedding", "layer 0" and so on, "output".
+        layer: None for the embedding and the output.
+        relative_errors: of the hidden states that the embedding makes, and that the layer leaves when it is given the
+            reference's; of the output's weights. Without text, of all its weights together.
         gap: second's squared error minus the first's.
-        share: gap over the sum of all layers' gaps in the same direction as that sum; 0 for a layer that goes the
-            other way.
+        share: gap over the sum of all gaps in the direction in which the files differ; 0 for what goes the other way,
+            and for all where the files cannot be told apart or the errors do not explain the difference.
     """
 
-    layer: int
+    name: str
+    layer: int | None
     relative_errors: tuple[float, float]
     gap: float
     share: float
@@ -73,7 +77,7 @@ class Comparison:
         drift: of both files against the reference.
         same: how many tensors are the same bytes in both.
         tensors: those that are not, the largest difference of errors first.
-        layers: in order.
+        layers: in order, with the embedding before and the output behind them.
         difference: of mean KLD, paired by token; None without text.
         statement: the outcome in a sentence or two.
     """
@@ -138,8 +142,8 @@ def compare(
         (_tensor(a, b) for a, b in pairs if a.name not in alike),
         key=lambda pair: -abs(pair.relative_errors[1] - pair.relative_errors[0]),
     )
-    layers = _layers(one, other)
     difference = found.differences[0] if found.differences else None
+    layers = _layers(one, other, difference)
     statement = _statement(names_of([one.file, other.file]), len(alike), tensors, layers, difference)
     return Comparison(SCHEMA, found, len(alike), tuple(tensors), layers, difference, statement)
 
@@ -182,30 +186,43 @@ def _tensor(first: TensorDrift, second: TensorDrift) -> TensorDifference:
     )
 
 
-def _layers(first: Candidate, second: Candidate) -> tuple[LayerDifference, ...]:
-    errors = list(zip(_own_errors(first), _own_errors(second), strict=True))
-    gaps = [b**2 - a**2 for (_, a), (_, b) in errors]
-    direction = math.copysign(1.0, sum(gaps))
-    total = sum(gap for gap in gaps if gap * direction > 0)
+def _layers(first: Candidate, second: Candidate, difference: Difference | None) -> tuple[LayerDifference, ...]:
+    errors = [_own_errors(first), _own_errors(second)]
+    gaps = {layer: errors[1][layer] ** 2 - error**2 for layer, error in errors[0].items()}
+    direction = math.copysign(1.0, sum(gaps.values()))
+    if difference is not None and (not difference.told_apart or difference.kld * direction < 0):
+        direction = 0.0
+    total = sum(gap for gap in gaps.values() if gap * direction > 0)
     return tuple(
-        LayerDifference(layer, (a, b), gap, gap / total if gap * direction > 0 else 0.0)
-        for ((layer, a), (_, b)), gap in zip(errors, gaps, strict=True)
+        LayerDifference(
+            f"layer {layer}" if isinstance(layer, int) else layer,
+            layer if isinstance(layer, int) else None,
+            (errors[0][layer], errors[1][layer]),
+            gap,
+            gap / total if gap * direction > 0 else 0.0,
+        )
+        for layer, gap in gaps.items()
     )
 
 
-def _own_errors(one: Candidate) -> list[tuple[int, float]]:
-    """(layer, error of its own): of hidden states, or where there was no text of weights."""
-    own = [(layer.layer, layer.local.relative_error) for layer in one.layers if layer.local is not None]
-    if own:
-        return own
-    sums: dict[int, tuple[float, float]] = {}
+def _own_errors(one: Candidate) -> dict[int | str, float]:
+    """By layer, and of "embedding" and "output": of hidden states, or where there was no text of weights."""
+    sums: dict[int | None, tuple[float, float]] = {}
+    alone: dict[str, float] = {}
     for tensor in one.tensors:
-        if tensor.layer is not None:
-            error, size = sums.get(tensor.layer, (0.0, 0.0))
-            squares = math.prod(tensor.shape) * tensor.error.rmse**2
-            relative = tensor.error.relative_error
-            sums[tensor.layer] = error + squares, size + (squares / relative**2 if relative else 0.0)
-    return [(layer, math.sqrt(error / size) if size else 0.0) for layer, (error, size) in sorted(sums.items())]
+        error, size = sums.get(tensor.layer, (0.0, 0.0))
+        squares = math.prod(tensor.shape) * tensor.error.rmse**2
+        relative = tensor.error.relative_error
+        sums[tensor.layer] = error + squares, size + (squares / relative**2 if relative else 0.0)
+        alone[tensor.name] = relative
+    layers = {
+        layer: math.sqrt(error / size) if size else 0.0 for layer, (error, size) in sums.items() if layer is not None
+    }
+    own = {layer.layer: layer.local.relative_error for layer in one.layers if layer.local is not None}
+    embedding = alone[EMBEDDING] if one.embedding is None else one.embedding.relative_error
+    found: dict[int | str, float] = {"embedding": embedding}
+    found.update((layer, own.get(layer, error)) for layer, error in sorted(layers.items()))
+    return found | {"output": alone.get(OUTPUT, alone[EMBEDDING])}
 
 
 def _statement(
@@ -224,14 +241,26 @@ def _statement(
             f"of {len(tensors)} tensors that differ {names[0]} is nearer to the reference in {smaller[0]}, "
             f"{names[1]} in {smaller[1]}"
         )
-    worst = max(layers, key=lambda layer: layer.share, default=None)
-    if worst is not None and worst.share > 0:
+    worst = max(layers, key=lambda layer: layer.share)
+    if worst.share > 0:
         loser, at = (names[1], 1) if worst.gap > 0 else (names[0], 0)
-        words = f"{worst.share:.0%} of what {loser} loses is lost in layer {worst.layer}"
-        within = [one for one in tensors if one.layer == worst.layer and one.better == ("first", "second")[1 - at]]
+        words = f"{worst.share:.0%} of what {loser} loses is lost in {_place(worst)}"
+        within = [one for one in tensors if _is_in(one, worst) and one.better == ("first", "second")[1 - at]]
         if within:
             most = within[0]
             words += f", where {most.name} is {most.types[at]} with an error of {most.relative_errors[at]:.2%}, and "
             words += f"{most.types[1 - at]} with {most.relative_errors[1 - at]:.2%} in {names[1 - at]}"
         parts.append(words)
+    elif difference is not None and difference.told_apart:
+        parts.append("what embedding, layers and output err by themselves does not explain it")
     return "; ".join(parts)
+
+
+def _place(one: LayerDifference) -> str:
+    return one.name if one.layer is not None else f"the {one.name}"
+
+
+def _is_in(tensor: TensorDifference, part: LayerDifference) -> bool:
+    if part.layer is not None:
+        return tensor.layer == part.layer
+    return tensor.name == (OUTPUT if part.name == "output" else EMBEDDING)
