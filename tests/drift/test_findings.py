@@ -148,6 +148,51 @@ def test_a_wrong_transposition(files: dict[str, Path], tmp_path: Path, type: str
     assert "blk.1.ffn_down_exps.weight, all 4 experts: the matrix" in " ".join(one.statement for one in found)
 
 
+EXPERTS = [f"blk.{layer}.ffn_{kind}_exps.weight" for layer in range(4) for kind in ("gate", "up", "down")]
+
+
+def test_more_faults_of_a_kind_than_are_searched(files: dict[str, Path], tmp_path: Path) -> None:
+    """All 48 experts' matrices transposed: 24 are searched, and the others are said to be judged by these."""
+    experts = requantized(lambda values: values.transpose(0, 2, 1).reshape(values.shape))
+    found = planted(files, "q8_0", tmp_path, dict.fromkeys(EXPERTS, experts))
+    assert {one.tensor for one in found} == set(EXPERTS)
+    assert all((one.severity, one.kind) == ("fault", "order") for one in found)
+    assert all("the matrix is transposed" in one.statement for one in found)
+    judged = [one for one in found if "to judge by the 8 pieces of ffn_" in one.statement]
+    assert sum(len(one.experts) or 4 for one in judged) == 24
+    assert not any("not recognized" in one.statement for one in found)
+
+
+def test_several_causes_are_not_taken_for_one(files: dict[str, Path], tmp_path: Path) -> None:
+    """Rows in another order in half of the layers, columns in the other: what was not searched is said to be so."""
+    changes: dict[str, Change] = {}
+    for name in EXPERTS:
+        if int(name.split(".")[1]) < 2:
+            changes[name] = requantized(lambda values: np.stack([shuffled(1)(expert) for expert in values]))
+        else:
+            changes[name] = requantized(lambda values: np.stack([shuffled(2)(expert.T).T for expert in values]))
+    found = planted(files, "q8_0", tmp_path, changes)
+    for one in found:
+        assert one.layer is not None
+        known = "rows are in another order (" if one.layer < 2 else "columns are in another order ("
+        assert known in one.statement or "the cause was not looked for" in one.statement
+    assert sum("the cause was not looked for" in one.statement for one in found) >= 3
+    assert sum("in another order (" in one.statement for one in found) >= 3
+
+
+def test_a_matrix_too_large_to_be_held_is_seen_to_be_transposed(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Scout's embedding is, with the limits as much smaller as the model."""
+    monkeypatch.setattr("quantkit.drift.diagnosis._MOST_WEIGHTS", 1 << 14)
+    monkeypatch.setattr("quantkit.drift.diagnosis._BLOCK_WEIGHTS", 1 << 13)
+    transposed = requantized(lambda values: values.T.reshape(values.shape))
+    changes = {"token_embd.weight": transposed, "output.weight": in_bytes(shuffled(3))}
+    text = {one.tensor: one.statement for one in planted(files, "q4_k_m", tmp_path, changes)}
+    assert "the matrix is transposed (cosine" in text["token_embd.weight"]
+    assert "transposed" not in text["output.weight"]
+
+
 def test_other_faults(files: dict[str, Path], tmp_path: Path) -> None:
     """Zeros, values of a coarser type, two matrices exchanged, values shuffled one by one."""
 

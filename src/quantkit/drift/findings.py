@@ -74,6 +74,11 @@ def is_router(name: str) -> bool:
     return name.endswith(ROUTER)
 
 
+def is_lost(error: WeightError) -> bool:
+    """The weights have nothing to do with the reference's."""
+    return abs(error.cosine) < 0.5 and error.relative_error > 0.9
+
+
 def _pieces(tensor: TensorDrift) -> Iterator[tuple[int | None, WeightError]]:
     if tensor.experts:
         yield from enumerate(tensor.experts)
@@ -130,7 +135,7 @@ def _finding(tensor: TensorDrift, kind: Kind, cause: str, members: list[tuple[in
     elif cause:
         kind = "order"
         statement = f"{what}: {cause} (cosine {worst.cosine:.2f}, relative error {worst.relative_error:.2g}{usual})"
-    elif abs(worst.cosine) < 0.5 and worst.relative_error > 0.9:
+    elif is_lost(worst):
         kind = "order"
         statement = (
             f"{what}: weights have nothing to do with the reference's (cosine {worst.cosine:.2f}): permuted in a way "
