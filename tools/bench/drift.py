@@ -1,10 +1,13 @@
 """What `quantkit drift` says beside llama.cpp, and what it costs.
 
     python tools/bench/drift.py agreement CHECKPOINT... --text FILE... --folder FOLDER [--tokens 16384] [--write]
+    python tools/bench/drift.py perplexity CHECKPOINT --binary LLAMA_PERPLEXITY --text FILE --folder FOLDER [--write]
     python tools/bench/drift.py cost --folder FOLDER [--tokens 8192] [--runs 2] [--write]
 
 `agreement`: quantized files, each decoded by the `gguf` package to float32 and run in llama.cpp on the same tokens, and
-the quantized files themselves, where llama.cpp rounds activations to 8 bits. `cost`: memory and time of the command on
+the quantized files themselves, where llama.cpp rounds activations to 8 bits. `perplexity`: files of log-probabilities
+to and from the real llama-perplexity, built from the sources in llama-cpp-python's sdist (docs/benchmarks/drift.md has
+the commands). `cost`: memory and time of the command on
 two layers of Scout's true shapes with its vocabulary (10 GB in FOLDER), in turns with the two plain forward passes,
 each a process of its own. What was measured is kept in docs/benchmarks/drift.json, and the document is made of that.
 """
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -33,6 +37,12 @@ DOCUMENT = RECORDS.with_suffix(".md")
 RECIPES = ["q8_0", "q6_k", "q4_k_m", "q3_k_m", "q2_k"]
 CONTEXT, COST_CONTEXT = 256, 512
 COST_TEXT = [ROOT / name for name in ("LICENSE", "docs/kernels.md", "docs/architecture.md", "docs/drift.md")]
+SAID = {  # by llama-perplexity --kl-divergence, of KLD in nats and of tokens in per cent
+    "kld": r"Mean\s+KLD:\s+(-?[0-9.]+)",
+    "median": r"Median\s+KLD:\s+(-?[0-9.]+)",
+    "p999": r"99\.9%\s+KLD:\s+(-?[0-9.]+)",
+    "top1": r"Same top p:\s+([0-9.]+)",
+}
 BESIDE_STATES = 4e9  # bytes that the command may take
 PASSES = 1.3  # times the two forward passes that it may take
 
@@ -90,6 +100,68 @@ def agreement(checkpoint: Path, texts: list[Path], folder: Path, tokens: int) ->
         "machine": machine(),
         "rows": rows,
     }
+
+
+def perplexity(checkpoint: Path, binary: Path, text: Path, folder: Path) -> dict[str, Any]:
+    """One checkpoint: llama-perplexity's base file read by quantkit, and quantkit's by llama-perplexity, candidates
+    decoded to float32 so that both compute the same function."""
+    from tests.drift.files import as_float, converted
+
+    import quantkit
+
+    files = converted(folder, ["bf16", *RECIPES], checkpoint, force=True, allow_mismatch=True)
+    theirs, own = folder / "theirs.kld", folder / "own.kld"
+    for path in (theirs, own):
+        path.unlink(missing_ok=True)
+    common = ["-f", str(text), "-c", str(CONTEXT), "-b", str(CONTEXT), "-t", "1"]
+
+    def call(path: Path, *arguments: str) -> str:
+        done = subprocess.run([str(binary), "-m", str(path), *common, *arguments], capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{binary} failed: {done.stderr[-2000:]}")
+        return done.stdout + done.stderr
+
+    call(as_float(files["bf16"], folder / "reference.gguf"), "--kl-divergence-base", str(theirs))
+    candidates = [as_float(files[one], folder / f"{one}-decoded.gguf") for one in RECIPES]
+    models = quantkit.drift(
+        files["bf16"], candidates, text=[text], context=CONTEXT, score="second-half", weights=False, write_kl_base=own
+    )
+    from_file = quantkit.drift(theirs, candidates)
+    rows = []
+    for recipe, path, side_by_side, read in zip(
+        RECIPES, candidates, models.candidates, from_file.candidates, strict=True
+    ):
+        assert side_by_side.kld
+        assert read.kld
+        row: dict[str, Any] = {"recipe": recipe, "side_by_side": side_by_side.kld.mean}
+        row["read"] = {"kld": read.kld.mean, "p999": read.kld.p999, "median": read.kld.median}
+        row["read"]["top1"] = 100 * read.top1_agreement
+        for name, base in (("theirs", theirs), ("own", own)):
+            said = call(path, "--kl-divergence", "--kl-divergence-base", str(base))
+            row[name] = {key: float(re.findall(pattern, said)[-1]) for key, pattern in SAID.items()}
+        rows.append(row)
+    assert from_file.text
+    return {
+        "checkpoint": checkpoint.name,
+        "text": text.name,
+        "tokens": from_file.text.tokens,
+        "scored": from_file.text.scored_tokens,
+        "context": CONTEXT,
+        "llama_cpp": version("llama-cpp-python"),
+        "same_bytes_before_records": _same_head(theirs, own),
+        "machine": machine(),
+        "rows": rows,
+    }
+
+
+def _same_head(first: Path, second: Path) -> bool:
+    """Header, tokens and size of two files of log-probabilities."""
+    from quantkit.drift.kl_base import file_bytes, open_kl_base
+
+    base = open_kl_base(first)
+    size = file_bytes(len(base.tokens), base.context, base.n_vocab, records=False)
+    same_size = first.stat().st_size == second.stat().st_size
+    return same_size and first.read_bytes()[:size] == second.read_bytes()[:size]
 
 
 def machine() -> str:
@@ -185,6 +257,8 @@ def document(records: dict[str, Any]) -> str:
     lines = ["# Drift: agreement with llama.cpp, and cost", "", "Written by `tools/bench/drift.py`.", ""]
     for one in records.get("agreement", {}).values():
         lines += _agreement_lines(one)
+    for one in records.get("perplexity", {}).values():
+        lines += _perplexity_lines(one)
     if "cost" in records:
         lines += _cost_lines(records["cost"])
     return "\n".join(lines).rstrip() + "\n"
@@ -224,6 +298,48 @@ def _agreement_lines(one: dict[str, Any]) -> list[str]:
         *lines,
         "",
         "The last two lines have llama.cpp's rounding of activations to 8 bits in them.",
+        "",
+    ]
+
+
+def _perplexity_lines(one: dict[str, Any]) -> list[str]:
+    sides = {
+        "quantkit drift --kl-base, llama-perplexity's file": "read",
+        "llama-perplexity, its own file": "theirs",
+        "llama-perplexity, the file of --write-kl-base": "own",
+    }
+    rows = one["rows"]
+    lines = [
+        f"## llama-perplexity itself, {one['checkpoint']}",
+        "",
+        f"{one['text']}, {one['tokens']:,} tokens in chunks of {one['context']}, {one['scored']:,} scored; candidates "
+        "decoded to float32;",
+        f"llama.cpp as of llama-cpp-python {one['llama_cpp']}, one thread; {one['machine']}.",
+        "",
+        "| | | " + " | ".join(row["recipe"] for row in rows) + " |",
+        "| --- | --- |" + " ---: |" * len(rows),
+    ]
+    for key, what in (("kld", "mean KLD"), ("median", "median"), ("p999", "99.9 %"), ("top1", "same top token, %")):
+        for name, side in sides.items():
+            cells = (f"{row[side][key]:.3f}" if key == "top1" else f"{row[side][key]:.6f}" for row in rows)
+            lines.append(f"| {what} | {name} | " + " | ".join(cells) + " |")
+    cells = (f"{row['side_by_side']:.6f}" for row in rows)
+    same = "the same bytes" if one["same_bytes_before_records"] else "NOT the same bytes"
+    return [
+        *lines,
+        "| mean KLD | quantkit drift, both models | " + " | ".join(cells) + " |",
+        "",
+        f"Header and tokens of both files are {same}. What is left is float32's rounding; a token that it sends to",
+        "another expert can be 1 % of a small mean.",
+        "",
+        "```console",
+        f"$ pip download --no-deps --no-binary llama-cpp-python llama-cpp-python=={one['llama_cpp']}",
+        f"$ tar xf llama_cpp_python-{one['llama_cpp']}.tar.gz",
+        f"$ cd llama_cpp_python-{one['llama_cpp']}/vendor/llama.cpp",
+        "$ cmake -B build -DCMAKE_BUILD_TYPE=Release -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_SERVER=OFF \\",
+        "    -DLLAMA_BUILD_APP=OFF",
+        "$ cmake --build build --target llama-perplexity",
+        "```",
         "",
     ]
 
@@ -281,7 +397,11 @@ def main() -> None:
     second.add_argument("--tokens", type=int, default=8192)
     second.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     second.add_argument("--runs", type=int, default=2)
-    for stage in (first, second):
+    fourth = stages.add_parser("perplexity")
+    fourth.add_argument("checkpoint", type=Path)
+    fourth.add_argument("--binary", type=Path, required=True)
+    fourth.add_argument("--text", type=Path, required=True, help="one file: llama-perplexity takes no more")
+    for stage in (first, second, fourth):
         stage.add_argument("--folder", type=Path, required=True, help="where files are made")
         stage.add_argument("--write", action="store_true", help=f"keep the figures in {RECORDS.relative_to(ROOT)}")
     third = stages.add_parser("plain")
@@ -299,6 +419,9 @@ def main() -> None:
         for checkpoint in args.checkpoints:
             found = agreement(checkpoint.resolve(), args.texts, args.folder, args.tokens)
             records.setdefault("agreement", {})[checkpoint.name] = found
+    elif args.stage == "perplexity":
+        found = perplexity(args.checkpoint.resolve(), args.binary.resolve(), args.text, args.folder)
+        records.setdefault("perplexity", {})[args.checkpoint.name] = found
     else:
         records["cost"] = cost(args.folder, args.tokens, args.threads, args.runs)
     print(document(records))
