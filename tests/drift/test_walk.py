@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +240,81 @@ def test_a_fault_stands_where_it_is(files: dict[str, Path], tmp_path: Path) -> N
         assert (one.local.agreement == 1) == (one.layer != 1)
         assert one.cumulative.agreement == 1 if one.layer < 1 else one.cumulative.agreement < 1
     assert routed.routing[1].local.load == routed.routing[1].load[::-1]
+
+
+def test_a_router_s_own_drift_is_by_the_book(files: dict[str, Path], tmp_path: Path) -> None:
+    """In the first layer both models have the same hidden states, so that streams of their own show local logits."""
+
+    def coarse(tensor: QuantizedTensor) -> QuantizedTensor:
+        values = QuantizedTensor.quantize(tensor.dequantize(), "q2_k").dequantize()
+        return QuantizedTensor.quantize(values, tensor.format)
+
+    path = changed(files["bf16"], tmp_path / "router.gguf", tensors={"blk.0.ffn_gate_inp.weight": coarse})
+    (walked,) = compared(files["bf16"], path)
+    counted = np.arange(SAMPLE.chunks.size) % SAMPLE.context > 0
+    a, b = (streamed(one)[0].logits[0][counted] for one in (files["bf16"], path))
+    lp, lq = log_softmax(a), log_softmax(b)
+    top = np.sort(a, axis=1)
+    margins, flipped = top[:, -1] - top[:, -2], a.argmax(1) != b.argmax(1)
+    local = walked.routing[0].local
+    assert flipped.sum() > 5
+    assert local.kl == pytest.approx((np.exp(lp) * (lp - lq)).sum(1).mean(), rel=1e-3)
+    assert local.weighted_flips == pytest.approx(margins[flipped].sum() / margins.sum(), rel=0.02)
+    assert local.agreement == pytest.approx(1 - flipped.mean(), abs=2e-3)
+    assert walked.routing[1].local.kl == 0
+
+
+def test_errors_of_experts_are_weighted_by_use(files: dict[str, Path], tmp_path: Path) -> None:
+    """What an expert adds is half of what it was: an error of 1/2, 6.02 dB, and of no other expert."""
+
+    def halved(tensor: QuantizedTensor) -> QuantizedTensor:
+        values = tensor.dequantize()
+        values[2] /= 2
+        return QuantizedTensor.quantize(values, tensor.format)
+
+    path = changed(files["bf16"], tmp_path / "half.gguf", tensors={"blk.0.ffn_down_exps.weight": halved})
+    (walked,) = compared(files["bf16"], path)
+    layer = walked.layers[0]
+    errors = [expert.error for expert in layer.experts]
+    assert errors[2] is not None
+    assert errors[2].relative_error == pytest.approx(0.5, rel=1e-5)
+    assert errors[2].sqnr_db == pytest.approx(20 * np.log10(2), abs=1e-3)
+    assert errors[2].cosine == pytest.approx(1, abs=1e-6)
+    assert all(error is None or error.relative_error < ROUNDING for at, error in enumerate(errors) if at != 2)
+    known = sum(expert.load for expert in layer.experts if expert.error is not None)
+    assert layer.expert_error == pytest.approx(0.5 * layer.experts[2].load / known, rel=1e-4)
+    for error in (layer.error, layer.local, layer.feed_forward):
+        assert error is not None
+        assert error.sqnr_db == pytest.approx(-20 * np.log10(error.relative_error), abs=1e-9)
+        assert 0 < error.sqnr_db < 60
+
+
+def test_logits_are_held_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks are full from 4,096 tokens on. As many more have 268 MB of logits in each model: memory grows by less
+    than a tenth of that, and no file is written."""
+    folder = checkpoints.build(tmp_path / "model", layers=1, experts=2, vocab=16384)
+    path = converted(tmp_path, ["q8_0"], folder, allow_mismatch=True)["q8_0"]
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for name in ("TMPDIR", "TMP", "TEMP"):
+        monkeypatch.setenv(name, str(here))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    seen: list[Path] = []
+    peaks = []
+    for n_tokens in (4096, 8192):
+        tracemalloc.start()
+        try:
+            (walked,) = compared(
+                folder, path, text=sample(n_tokens), progress=lambda _: seen.extend(here.iterdir()), local=False
+            )
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        assert len(walked.scores.kld) > 0.95 * n_tokens
+    assert peaks[1] - peaks[0] < 4096 * 16384 * 4 / 10
+    assert not seen
+    assert not list(here.iterdir())
 
 
 def test_local_is_the_layer_on_the_reference_s_states(files: dict[str, Path]) -> None:
