@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ from tests.llama4.checkpoints import MAVERICK, SCOUT, build  # noqa: E402
 
 import quantkit  # noqa: E402
 from quantkit.kernels import build_info  # noqa: E402
+from quantkit.kernels.blas import blas_identity  # noqa: E402
 
 DATA = ROOT / "docs" / "benchmarks" / "calibrate.json"
 CODE = ("csrc", "src/quantkit/kernels", "src/quantkit/llama4/forward", "src/quantkit/calibration")
@@ -46,7 +48,8 @@ CONTEXT = 512
 WALKS = Path(__file__).with_name("walks.py")
 SMALL = {"heads": 8, "kv_heads": 2, "head_dim": 128, "hidden": 1024, "expert_width": 1024, "experts": 16}
 TINY = {"heads": 4, "kv_heads": 2, "head_dim": 64, "hidden": 256, "expert_width": 256, "experts": 4}
-ROUTERS = {"random": r"\.experts\.", "all tokens to one expert": r"\.experts\.|router"}  # what is zeros
+ROUTERS = {"random": r"\.experts\.|lm_head", "all tokens to one expert": r"\.experts\.|lm_head|router"}  # zeros
+VOCABULARY = 202_048
 Record = dict[str, Any]
 
 
@@ -75,6 +78,20 @@ class Bench:
         if not gguf.exists():
             quantkit.convert(path, gguf, ["bf16"], allow_mismatch=True, threads=self.threads)
         return path, gguf
+
+    def with_vocabulary(self, name: str, **shape: Any) -> Path:
+        """The same with a tokenizer of Llama 4's size, whose ids are o200k's."""
+        from tests.oracle.o200k import write_checkpoint
+
+        thin = self._folder / "o200k"
+        if not (thin / "model.safetensors").exists():
+            write_checkpoint(thin)
+        described = json.loads((thin / "config.json").read_text())
+        ids = {key: described[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        path = self.checkpoint(name, **shape | {"vocab": VOCABULARY}, text_config=ids)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copyfile(thin / file, path / file)
+        return path
 
     def text(self) -> Path:
         """What the documents of this repository say, over and over: which tokens they are does not matter here."""
@@ -156,7 +173,7 @@ def memory(bench: Bench, n_tokens: int) -> Iterator[Record]:
         shapes = {"Maverick": TINY | {"layers": 2, "moe_step": 2}}
     for model, shape in shapes.items():
         for number, (router, zeros) in enumerate(ROUTERS.items()):
-            path = bench.checkpoint(f"{model.lower()}-zeros-{number}", **shape | {"vocab": 1024}, zeros=zeros)
+            path = bench.with_vocabulary(f"{model.lower()}-zeros-{number}", **shape, zeros=zeros)
             line = ["calibrate", str(path), "-o", str(bench.output()), "--text", str(bench.text()), "--tokens"]
             line += [str(n_tokens), "--threads", str(bench.threads), "--force"]
             case = {
@@ -222,6 +239,7 @@ def keep(data: Path, part: str, found: Record) -> None:
         "machine": cpu_model(),
         "processors": os.cpu_count(),
         "tier": build_info()["tier"],
+        "blas": blas_identity(),
         "llama-cpp-python": version("llama-cpp-python"),
     }
     parts = json.loads(data.read_text()) if data.exists() else {}
