@@ -71,7 +71,8 @@ WORST = 20  # tensors that are shown
 )
 @json_option
 def command(first: str, second: str, reference: str, as_json: bool, **options: Any) -> None:
-    """Hold A and B against each other: which tensors differ, which layer loses the most, and whether it shows.
+    """Hold A and B against each other: which tensors differ, which layer (or embedding, or output) loses the most, and
+    whether it shows.
 
     Both run beside REFERENCE over the same tokens, and every figure is of the same tokens in both.
     """

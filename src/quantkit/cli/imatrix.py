@@ -33,7 +33,7 @@ def command() -> None:
     """Work with importance matrices: what llama-imatrix or quantkit has collected about the inputs of each weight.
 
     Every command takes --help and --json. Files are GGUF, as llama.cpp has them since 2025; the older .dat can be
-    shown and written.
+    shown and written, and merged if it has no experts.
     """
 
 
