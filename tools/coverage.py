@@ -27,6 +27,7 @@ from tests.drift.simulated import (  # noqa: E402
     kld_of_documents,
     share_of_chunks,
     share_of_documents,
+    share_of_uneven_documents,
 )
 
 from quantkit.drift.intervals import bootstrap_t, student_t, wilson  # noqa: E402
@@ -87,6 +88,7 @@ def documents_table(runs: int) -> list[str]:
         "share of 50 %": (lambda *args: share_of_documents(*args, 0.5), share(None)),
         "share of 90 %": (lambda *args: share_of_documents(*args, 0.9), share(None)),
         "share of 99 %": (lambda *args: share_of_documents(*args, 0.99), share(None)),
+        "share of 99 %, misses in few documents": (lambda *args: share_of_uneven_documents(*args, 0.99), share(None)),
     }
     lines = ["| documents | " + " | ".join(map(str, DOCUMENTS)) + " |", "| --- |" + " ---: |" * len(DOCUMENTS)]
     for name, (make, interval) in rows.items():

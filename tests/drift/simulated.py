@@ -12,6 +12,7 @@ Simulated = tuple[Doubles, Doubles, float]  # sums and sizes by cluster (runs, c
 
 TOKEN, LEVEL, LIKE = 1.4, 0.4, 0.6  # spread of ln KLD by token and by document; correlation of neighbouring tokens
 RATE = 0.5  # spread of a share's log odds by document
+EVENNESS = 20  # of beta-distributed shares, the sum of both parameters: tokens of a document correlate by 1/21
 POINTS, WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
 
 
@@ -48,6 +49,15 @@ def share_of_documents(rng: np.random.Generator, runs: int, documents: int, toke
     sizes = _sizes(rng, runs, documents, tokens)
     hits = rng.binomial(sizes.astype(int), _rate(share, rng.normal(size=sizes.shape)))
     return hits.astype(np.float64), sizes, _true_share(share)
+
+
+def share_of_uneven_documents(
+    rng: np.random.Generator, runs: int, documents: int, tokens: int, share: float
+) -> Simulated:
+    """The same with rates from a beta distribution: of shares near 1, nearly all misses lie in a few documents."""
+    sizes = _sizes(rng, runs, documents, tokens)
+    hits = rng.binomial(sizes.astype(int), rng.beta(EVENNESS * share, EVENNESS * (1 - share), sizes.shape))
+    return hits.astype(np.float64), sizes, share
 
 
 def share_of_chunks(

@@ -14,6 +14,7 @@ from tests.drift.simulated import (
     kld_of_documents,
     share_of_chunks,
     share_of_documents,
+    share_of_uneven_documents,
 )
 
 from quantkit.drift.clusters import MIN_DOCUMENTS, clusters
@@ -119,6 +120,19 @@ def test_coverage_of_shares(documents: int, p: float) -> None:
     alike = np.var(1 / (1 + np.exp(-odds))) / (truth * (1 - truth))  # correlation of a document's tokens
     expected = 1 / (1 + alike * (np.square(sizes).sum(1) / sizes.sum(1) - 1))
     assert np.median(effective / sizes.sum(1) / expected) == pytest.approx(1, abs=0.25)
+
+
+@pytest.mark.parametrize("documents", [40, 60])
+def test_shares_near_one_whose_misses_lie_in_few_documents_are_flattered(documents: int) -> None:
+    """What docs/drift.md says of them: fewer intervals hold, and most of the others lie above the truth. A document
+    with many misses is rare, so that most texts have too few of them."""
+    sums, sizes, truth = share_of_uneven_documents(np.random.default_rng(documents), RUNS, documents, 200, 0.99)
+    low, high, _ = wilson(sums, sizes)
+    assert 0.89 <= covered(low, high, truth) <= 0.95
+    assert np.mean(low > truth) > np.mean(high < truth)
+    sums, sizes, truth = share_of_uneven_documents(np.random.default_rng(documents), RUNS, documents, 200, 0.9)
+    low, high, _ = wilson(sums, sizes)
+    assert 0.93 <= covered(low, high, truth) <= 0.97
 
 
 @pytest.mark.parametrize(("chunks", "alike"), [(32, 0.4), (128, 0.7)])
