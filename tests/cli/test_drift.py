@@ -39,7 +39,7 @@ def test_summary_and_report(files: dict[str, Path], tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for words in (
         "2,048 in chunks of 64",
-        "32 blocks of a chunk each, since of documents there are only 1",
+        "10 blocks of 3 chunks each, since of documents there are only 1",
         "Next-token probabilities",
         "q2_k.gguf has drifted further than q8_0.gguf",
         "Layers with the largest error of their own",
