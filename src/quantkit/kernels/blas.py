@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -21,12 +22,17 @@ def _libraries() -> Any:
 
 
 def blas_libraries() -> list[tuple[str, str, str]]:
-    """(name, version, architecture) of each BLAS in this process; empty texts where it does not say."""
-    return [
-        (one["internal_api"], one["version"] or "", one.get("architecture") or "")
-        for one in _libraries().info()
-        if one["user_api"] == "blas"
-    ]
+    """(name, version, architecture) of numpy's BLAS; empty texts where it does not say.
+
+    It lies in numpy's folder or beside it, in numpy.libs. Where none does, it is the system's, and whatever BLAS other
+    packages have brought into this process cannot be told from it: all are given.
+    """
+    import numpy as np
+
+    found = [one for one in _libraries().info() if one["user_api"] == "blas"]
+    numpy_folder = str(Path(np.__file__).resolve().parent)
+    own = [one for one in found if one["filepath"].startswith(numpy_folder)]
+    return [(one["internal_api"], one["version"] or "", one.get("architecture") or "") for one in own or found]
 
 
 def blas_identity() -> str:
