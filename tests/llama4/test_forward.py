@@ -311,6 +311,55 @@ def test_weights_that_are_not_finite_are_named_as_the_checkpoint_has_them(tmp_pa
         run(folder)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_observer_s_error_wins_over_the_product_s_and_ends_the_walk(threads: int, tmp_path: Path) -> None:
+    """It looks at a product's inputs while that fails by itself."""
+    path, wrong = tmp_path / "nan.gguf", "blk.1.attn_v.weight"
+    quantkit.convert(TINY, path, ["q8_0"], threads=2)
+    tensor = next(one for one in open_gguf(path).tensors if one.name == wrong)
+    with path.open("r+b") as file:
+        file.seek(tensor.offset_bytes)
+        file.write(b"\xff\xff")  # the first block's scale: NaN
+    with pytest.raises(NonFiniteError, match=wrong):
+        run(path, threads=threads)
+
+    class Refusing(Observer):
+        def __init__(self, error: Exception) -> None:
+            self.error, self.seen = error, list[int]()
+
+        def inputs(self, seen: Inputs) -> None:
+            self.seen.append(seen.layer)
+            if wrong in seen.tensors:
+                raise self.error
+
+        def attention(self, layer: int, states: States) -> None:
+            assert layer == 0
+
+    for error in (NonFiniteError("inputs are not finite"), LookupError("the observer's")):
+        observer, weights = Refusing(error), open_weights(path)
+        stream = Stream(weights, TOKENS, observer=observer, threads=threads)
+        with pytest.raises(type(error)) as caught, stream:
+            stream.run()
+        weights.close()
+        assert caught.value is error
+        assert observer.seen.count(1) == 1
+
+
+@pytest.mark.parametrize("format", ["bf16", "q4_k"])
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_a_product_is_the_same_in_pieces(n: int, format: str) -> None:
+    """A few rows of x, which have a product of their own, and more."""
+    rng = np.random.default_rng(n)
+    x = rng.standard_normal((n, 512), np.float32)
+    whole = QuantizedTensor.quantize(rng.standard_normal((1100, 512), np.float32), format)
+    matrix, out = Matrix("w", whole.packed, format), np.empty((n, 1100), np.float32)
+    tasks = list(matrix.tasks(x, out))
+    assert len(tasks) > 2
+    for task in reversed(tasks):
+        task()
+    np.testing.assert_array_equal(out, whole.matmul(x))
+
+
 def test_outputs_are_what_a_layer_adds_to_what_attention_left(tmp_path: Path) -> None:
     """With dense layers and two experts a token; and what an observer writes between the halves is gone on with."""
     folder = checkpoints.build(tmp_path / "model", layers=4, experts=4, experts_used=2, moe_step=2)

@@ -71,7 +71,7 @@ class BlockWeights:
         step = rows if self.packed.flags.c_contiguous else max(1, SCRATCH_BYTES_MANY // self.packed.shape[1])
         for first in range(0, rows, step):
             packed = np.ascontiguousarray(self.packed[first : first + step])
-            part = out if step == rows else np.empty((len(x), len(packed)), np.float32)
+            part = out if out.flags.c_contiguous and step == rows else np.empty((len(x), len(packed)), np.float32)
             _machine.matmul_few(current_tier(), self.format.name, x, packed.reshape(-1), cols, part, threads)
             out[:, first : first + step] = part
         return bool(np.isfinite(out).all())
@@ -129,8 +129,7 @@ def multiply(x: Floats, weights: Weights, out: Floats, *, int8: bool, threads: i
     else:
         is_finite = weights.multiply_direct(x, out, threads)
         if is_finite is None:
-            _multiply_panels(x, weights, out, threads)
-            is_finite = bool(np.isfinite(out).all())
+            is_finite = _multiply_panels(x, weights, out, threads)
     if not is_finite:
         refuse(out, weights)
 
@@ -145,18 +144,24 @@ def finite_activations(x: Floats, name: str = "activations") -> Iterator[None]:
         raise
 
 
-def _multiply_panels(x: Floats, weights: Weights, out: Floats, threads: int) -> None:
+def _multiply_panels(x: Floats, weights: Weights, out: Floats, threads: int) -> bool:
+    """out = x Wᵀ, decoded some rows at a time; whether it is finite."""
     rows, cols = weights.shape
     n_bytes = SCRATCH_BYTES_FEW if len(x) < FEW_ROWS else SCRATCH_BYTES_MANY
     step = min(rows, max(1, n_bytes // (4 * cols * ROWS_STEP)) * ROWS_STEP)
     scratch = np.empty((step, cols), np.float32)
+    all_finite = True
     with blas_threads(threads), np.errstate(all="ignore"):
         for first in range(0, rows, step):
             block = scratch[: rows - first]
             weights.decode(first, block, threads)
             part = out[:, first : first + len(block)]
-            if _machine.matmul_panels(current_tier(), "f32", x, block.view(np.uint8), part, threads) is None:
+            is_finite = _machine.matmul_panels(current_tier(), "f32", x, block.view(np.uint8), part, threads)
+            if is_finite is None:
                 np.matmul(x, block.T, out=part)
+                is_finite = bool(np.isfinite(part).all())
+            all_finite &= is_finite
+    return all_finite
 
 
 def refuse(out: Floats, weights: Weights) -> NoReturn:

@@ -73,9 +73,7 @@ class Setting:
     ) -> list[Floats]:
         """x times some matrices, in scratch arrays of the names given; `watch` looks at x meanwhile."""
         found = [self.scratch.array(name, len(x), matrix.n_outputs) for name, matrix in matrices.items()]
-        tasks = (
-            matrix.tasks(x, out, self.team.n_threads) for matrix, out in zip(matrices.values(), found, strict=True)
-        )
+        tasks = (matrix.tasks(x, out) for matrix, out in zip(matrices.values(), found, strict=True))
         self.team.run([*([watch] if watch else []), *chain.from_iterable(tasks)])
         return found
 

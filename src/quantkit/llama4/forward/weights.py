@@ -20,7 +20,7 @@ import numpy.typing as npt
 from quantkit.checkpoint import open_checkpoint
 from quantkit.errors import NonFiniteError, UnsupportedModelError
 from quantkit.gguf import open_gguf
-from quantkit.kernels import FORMATS, QuantizedTensor, _machine
+from quantkit.kernels import FORMATS, QuantizedTensor
 from quantkit.kernels.panel import BlockWeights, multiply
 from quantkit.llama4.forward.floats import Floats
 from quantkit.llama4.forward.team import Team
@@ -56,24 +56,21 @@ class Matrix:
 
     def product(self, x: Floats, out: Floats, team: Team) -> Floats:
         """out = x Wᵀ in float32: x (n, inputs), finite, out (n, outputs). NonFiniteError with the tensor's name."""
-        team.run(self.tasks(x, out, team.n_threads))
+        team.run(self.tasks(x, out))
         return out
 
-    def tasks(self, x: Floats, out: Floats, n_threads: int) -> Iterator[Callable[[], object]]:
-        """What `product` consists of, in any order."""
-        if len(x) <= _machine.DOT_ROWS:  # bound by memory, and shared out by the machine room
-            yield partial(self._rows_product, x, out, 0, self.n_outputs, n_threads)
-            return
+    def tasks(self, x: Floats, out: Floats) -> Iterator[Callable[[], object]]:
+        """What `product` consists of, in any order, each for one thread."""
         n_panels = -(-self.n_outputs // _PANEL)
         n_pieces = max(min(_PIECES, n_panels // 2), -(-n_panels * _PANEL // PIECE_ROWS))
         ends = [min(piece * n_panels // n_pieces * _PANEL, self.n_outputs) for piece in range(n_pieces + 1)]
         for first, stop in pairwise(ends):
-            yield partial(self._rows_product, x, out[:, first:stop], first, stop - first, 1)
+            yield partial(self._rows_product, x, out[:, first:stop], first)
 
-    def _rows_product(self, x: Floats, out: Floats, first: int, count: int, threads: int) -> None:
-        weights = BlockWeights(self.packed[first : first + count], FORMATS[self.format])
+    def _rows_product(self, x: Floats, out: Floats, first: int) -> None:
+        weights = BlockWeights(self.packed[first : first + out.shape[1]], FORMATS[self.format])
         try:
-            multiply(x, weights, out, int8=False, threads=threads)
+            multiply(x, weights, out, int8=False, threads=1)
         except NonFiniteError as error:
             error.what = f"{self.name}, from row {first} on: {error.what}"
             raise
