@@ -336,6 +336,25 @@ def test_what_is_finished_stays_after_an_error(layer: int, tmp_path: Path) -> No
     assert out.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
 
 
+def test_where_nothing_is_left_to_compute_no_memory_is_asked_for(tmp_path: Path) -> None:
+    """Stopped between the last layer and the file."""
+    run = {**RUN, "min_tokens_per_expert": 0, "max_tokens": None}
+
+    def stopping(progress: Progress) -> None:
+        if progress.layer == 4:
+            raise Stopped
+
+    out, costs = tmp_path / "out.gguf", list[Cost]()
+    with pytest.raises(Stopped):
+        quantkit.calibrate(**run, out=out, progress=stopping)
+    assert names(tmp_path)
+    assert not out.exists()
+    quantkit.calibrate(**run, out=out, max_ram_bytes=1, announce=costs.append)
+    assert not costs
+    quantkit.calibrate(**run, out=tmp_path / "whole.gguf")
+    assert out.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+
+
 def test_nothing_stays_that_no_run_could_use(tmp_path: Path) -> None:
     stop(tmp_path / "out.gguf", layer=3, error=NonFiniteError("a weight is NaN"))
     assert not names(tmp_path)

@@ -63,6 +63,7 @@ def calibrate(
         force: replace `out`.
         keep_journal: leave OUT.part.journal, by which the same call finds its work done, until `forget(out)`.
         announce: is told what it will cost, before it begins.
+        progress: is told how far it is, from any thread, one call at a time. What it raises ends the run.
 
     Stopped at any moment (KeyboardInterrupt and kill -9 included), the same call goes on after the last layer that was
     finished, from files OUT.part.*, to identical bytes; `max_ram_bytes` and `threads` may differ.

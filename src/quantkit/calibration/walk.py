@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from quantkit.calibration.tokens import Ids, TokenSource, tokens_bytes
 from quantkit.calibration.watch import Watch
 from quantkit.errors import PlanRefusedError, UsageError
 from quantkit.kernels.blas import blas_threads
-from quantkit.llama4.forward import Blocks, Stream, Team, Weights, estimate
+from quantkit.llama4.forward import Blocks, Stream, Weights, estimate, team_size
 
 
 class Supply:
@@ -67,6 +66,9 @@ class Walk:
     def run(self, chunks: Ids, supply: Supply) -> float:
         """One round; the seconds that it took, those of earlier runs included."""
         saved, point, hp = self.saved, self.saved.point, self.weights.hp
+        if point.layer == hp.n_layers:  # nothing is left to compute, nor to be refused for it
+            self.watch.begin(len(point.rounds) + 1, chunks.size, point.layer)
+            return point.seconds
         beside_bytes = statistics_bytes(hp) + tokens_bytes(hp.vocab_size, chunks.size, self.text_bytes)
         rest_bytes = self._left_beside(beside_bytes)
         self._announce(chunks, supply, beside_bytes, rest_bytes)
@@ -75,22 +77,21 @@ class Walk:
             with blas_threads(1):  # for the plain half of it too
                 check_layers(self.weights, chunks, self.threads)
         self.watch.begin(len(point.rounds) + 1, chunks.size, point.layer)
-        if point.layer < hp.n_layers:
-            with Stream(
-                self.weights,
-                chunks,
-                observer=self.watch,
-                max_ram_bytes=rest_bytes,
-                folder=self.folder,
-                threads=self.threads,
-                first_layer=point.layer,
-                saved=saved.states(hp.hidden_size) if point.layer else None,
-            ) as stream:
-                while stream.layer < hp.n_layers:
-                    stream.advance()
-                    states = stream.states if stream.layer < hp.n_layers else None
-                    saved.note_layer(self.watch, states, time.monotonic() - start)
-                    self.watch.tell(stream.layer)
+        with Stream(
+            self.weights,
+            chunks,
+            observer=self.watch,
+            max_ram_bytes=rest_bytes,
+            folder=self.folder,
+            threads=self.threads,
+            first_layer=point.layer,
+            saved=saved.states(hp.hidden_size) if point.layer else None,
+        ) as stream:
+            while stream.layer < hp.n_layers:
+                stream.advance()
+                states = stream.states if stream.layer < hp.n_layers else None
+                saved.note_layer(self.watch, states, time.monotonic() - start)
+                self.watch.tell(stream.layer)
         return time.monotonic() - start
 
     def _left_beside(self, n_bytes: int) -> int | None:
@@ -107,8 +108,7 @@ class Walk:
     def _announce(self, chunks: Ids, supply: Supply, beside_bytes: int, rest_bytes: int | None) -> None:
         """Say what is ahead, and refuse it if memory or disk has no room, before anything is read or written for it."""
         hp, point, tell = self.weights.hp, self.saved.point, self.announce
-        with closing(Team(self.threads)) as team:
-            memory = estimate(self.weights, chunks.shape[0], chunks.shape[1], Blocks(), team.n_threads)
+        memory = estimate(self.weights, chunks.shape[0], chunks.shape[1], Blocks(), team_size(self.threads))
         in_memory = memory.keeps_states(rest_bytes)
         states_bytes = 4 * chunks.size * hp.hidden_size
         n_sums = 2 if point.rounds or supply.n_most > supply.n_chunks else 1

@@ -13,7 +13,8 @@ from quantkit.llama4.forward import Inputs
 
 @dataclass(frozen=True)
 class Progress:
-    """A report: when a round begins, after each layer, which is on the disk then, and about ten a second.
+    """A report: when a round begins, after each layer, which is on the disk then, and about ten a second, from any
+    thread, one call at a time.
 
     Args:
         round: counted from 1.

@@ -17,7 +17,7 @@ from quantkit.drift.sample import Sample
 from quantkit.drift.states import StateError, StateErrorSums
 from quantkit.drift.watch import Arrangement, CandidateWatch, LayerDrift, ReferenceWatch
 from quantkit.errors import PlanRefusedError
-from quantkit.llama4.forward import Blocks, Stream, Team, Weights, estimate
+from quantkit.llama4.forward import Blocks, Stream, Team, Weights, estimate, team_size
 from quantkit.llama4.forward.blocks import spans
 from quantkit.llama4.forward.floats import Floats
 
@@ -156,9 +156,7 @@ def _limits(
     """
     if max_ram_bytes is None:
         return [None] * len(models)
-    team = Team(threads)
-    memories = [estimate(weights, shape[0], shape[1], blocks, team.n_threads) for weights in models]
-    team.close()
+    memories = [estimate(weights, shape[0], shape[1], blocks, team_size(threads)) for weights in models]
     working = beside + sum(memory.working for memory in memories)
     if working > max_ram_bytes:
         raise PlanRefusedError(

@@ -5,7 +5,7 @@ from quantkit.llama4.forward.memory import Memory, estimate
 from quantkit.llama4.forward.observer import Inputs, Observer, Outputs, Routing
 from quantkit.llama4.forward.states import States
 from quantkit.llama4.forward.stream import Stream
-from quantkit.llama4.forward.team import Team
+from quantkit.llama4.forward.team import Team, team_size
 from quantkit.llama4.forward.weights import Matrix, Weights, open_weights
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "Weights",
     "estimate",
     "open_weights",
+    "team_size",
 ]

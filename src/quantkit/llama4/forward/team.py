@@ -20,7 +20,7 @@ class Team:
     """Runs tasks on `threads` threads, the caller among them; 0 takes all processors that the process may use."""
 
     def __init__(self, threads: int = 0) -> None:
-        self.n_threads = thread_count(threads) or _processors()
+        self.n_threads = team_size(threads)
         self._pool = ThreadPoolExecutor(self.n_threads - 1, "quantkit-work") if self.n_threads > 1 else None
 
     def run(self, tasks: Iterable[Callable[[], object]]) -> None:
@@ -58,5 +58,7 @@ class Team:
             self._pool.shutdown()
 
 
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def team_size(threads: int) -> int:
+    """How many threads a team of `threads` has."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return thread_count(threads) or processors
