@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import click
 import pytest
 from tests.drift.files import PROSE, ROOT, TINY, changed, converted
 from tests.drift.test_findings import in_bytes, only_expert, requantized, scaled, shuffled
@@ -163,17 +164,24 @@ def test_refused_before_the_run(files: dict[str, Path], tmp_path: Path, monkeypa
         ((TINY, files["q2_k"], *TEXT, "--json", missing / "a.json"), "mkdir -p"),
         ((TINY, files["q2_k"], *TEXT, "--report", missing / "a.html"), "there is no folder"),
         ((TINY, files["q2_k"], *TEXT, *gate, "--junit", missing / "a.xml"), "there is no folder"),
-        ((TINY, files["q2_k"], *TEXT, "--write-kl-base", missing / "a.kld"), "there is no folder"),
         ((TINY, files["q2_k"], *TEXT, "--json", "/proc/a.json"), "/proc"),  # no folder, or none to write into
+        ((TINY, files["q2_k"], *TEXT, "--json", f"{missing.parent}/"), "is a directory"),
+        ((TINY, files["q2_k"], *TEXT, "--report", missing.parent), "is a directory"),
     ):
-        with pytest.raises(UsageError) as caught:
+        with pytest.raises((UsageError, click.UsageError)) as caught:
             command.main(list(map(str, arguments)), standalone_mode=False)
         assert word in str(caught.value)
-        assert caught.value.hint
+        assert isinstance(caught.value, click.UsageError) or caught.value.hint
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingDependencyError, match="matplotlib"):
         command.main([*map(str, (TINY, files["q2_k"], *TEXT)), "--report", str(tmp_path / "a.html")])
     assert list(tmp_path.iterdir()) == [base]
+
+
+def test_log_probabilities_that_cannot_be_written_are_a_plan_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    done = run(TINY, files["q2_k"], *TEXT, "--write-kl-base", tmp_path / "missing" / "a.kld")
+    assert done.returncode == 5
+    assert "there is no such folder" in done.stderr
 
 
 def test_report_for_people(files: dict[str, Path], tmp_path: Path) -> None:

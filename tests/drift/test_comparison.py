@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -136,7 +137,8 @@ def test_command(files: dict[str, Path], tmp_path: Path) -> None:
     assert "lost in layer 2" in " ".join(shown.output.split())
     found = json.loads(CliRunner().invoke(app, [*line, "--json"]).stdout)
     assert [tensor["name"] for tensor in found["tensors"]] == [DOWN]
-    assert found["schema"] == 1
+    assert found["schema"] == 2
+    assert found["drift"]["command"] == shlex.join(["quantkit", *line, "--json"])
     assert found["difference"] is None
 
 

@@ -175,7 +175,8 @@ def test_all_that_it_takes_to_repeat_it(result: Drift, files: dict[str, Path], t
     for name in ("numpy", "gguf", "tokenizers"):
         assert content["versions"][name] == version(name)
     assert content["machine"]["tier"] == kernels.build_info()["tier"]
-    assert content["machine"]["platform"] == platform.platform()
+    assert content["machine"]["platform"].startswith(f"{platform.system()} {platform.machine()}")
+    assert platform.release() not in content["machine"]["platform"]
     assert all(set(one) == {"name", "version", "architecture"} for one in content["machine"]["blas"])
     path = tmp_path / "tiny.imatrix"
     entry = ImatrixEntry(np.ones((1, 256), np.float32), np.ones(1))

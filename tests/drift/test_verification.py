@@ -271,6 +271,16 @@ def test_an_output_matrix_that_is_gone(files: dict[str, Path], tmp_path: Path) -
     assert found.faults[0].statement == "output.weight is missing, and the reference has one"
 
 
+def test_faults_are_in_order(files: dict[str, Path], tmp_path: Path) -> None:
+    """Not in that of a set, which changes from process to process."""
+    file = open_gguf(files["q8_0"])
+    kept = {one.name: load_tensor(file, one.name) for one in file.tensors}
+    names = [f"blk.{layer}.foreign.weight" for layer in range(8)]
+    foreign = {name: QuantizedTensor.quantize(np.ones((1, 32), np.float32), "q8_0") for name in reversed(names)}
+    save_tensors(tmp_path / "foreign.gguf", {**kept, **foreign}, fields=list(file.fields.values()))
+    assert [one.tensor for one in verify(tmp_path / "foreign.gguf").faults] == names
+
+
 def test_what_only_warns_is_said(files: dict[str, Path], tmp_path: Path) -> None:
     """Twice the error that q8_0 leaves."""
 
@@ -313,6 +323,10 @@ def test_command(files: dict[str, Path], tmp_path: Path) -> None:
     assert "cut off" in content["faults"][0]["statement"]
     suite = ElementTree.parse(tmp_path / "verify.xml").getroot()[0]
     assert (suite.get("name"), suite.get("tests"), suite.get("failures")) == ("quantkit verify", "1", "1")
+    done = run(path, "--junit", tmp_path / "missing" / "verify.xml")
+    assert done.returncode == 2
+    assert "mkdir -p" in done.stderr
+    assert run(path, "--junit", tmp_path).returncode == 2
     done = run(path)
     assert done.returncode == 7
     assert "cut off" in done.stdout

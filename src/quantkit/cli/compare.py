@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantkit.cli.help import Command, Option, json_option
+from quantkit.cli.drift import ARGUMENTS, DriftCommand, step
+from quantkit.cli.help import Option, json_option
 from quantkit.cli.units import ByteSize, TokenCount
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ WORST = 20  # tensors that are shown
 
 
 @click.command(
-    cls=Command,
+    cls=DriftCommand,
     examples=(
         "quantkit compare a.gguf b.gguf --reference Llama-4-Scout-17B-16E-Instruct --text prose.txt",
         "quantkit compare a.gguf b.gguf --reference scout-bf16.gguf --json | jq '.tensors[0]'",
@@ -70,18 +72,19 @@ WORST = 20  # tensors that are shown
     "--threads", type=click.IntRange(min=0), default=0, cls=Option, metavar="N", help="0 is one per processor."
 )
 @json_option
-def command(first: str, second: str, reference: str, as_json: bool, **options: Any) -> None:
+@click.pass_context
+def command(ctx: click.Context, /, first: str, second: str, reference: str, as_json: bool, **options: Any) -> None:
     """Hold A and B against each other: which tensors differ, which layer (or embedding, or output) loses the most, and
     whether it shows.
 
     Both run beside REFERENCE over the same tokens, and every figure is of the same tokens in both.
     """
     from quantkit.cli import output
-    from quantkit.cli.drift import step
     from quantkit.drift.comparison import compare
 
     with output.progress() as report:
         found = compare(first, second, reference, progress=lambda one: report(step(one, 2)), **options)
+    found = replace(found, drift=replace(found.drift, command=ctx.meta[ARGUMENTS]))
     if as_json:
         output.show_json(found.to_json())
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +26,10 @@ ARGUMENTS = "quantkit.drift.arguments"  # the command as it was given, for the r
 
 
 class DriftCommand(Command):
+    """`drift` and `compare`: their results hold the command that made them."""
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta[ARGUMENTS] = shlex.join(["quantkit", "drift", *args])
+        ctx.meta[ARGUMENTS] = shlex.join(["quantkit", ctx.info_name or "", *args])
         return super().parse_args(ctx, args)
 
 
@@ -188,6 +189,7 @@ def command(
     than memory. Take text of what the model will read, and none that a file was calibrated on.
     """
     from quantkit.cli import drift_summary, output
+    from quantkit.cli.result_file import check_result_file
     from quantkit.drift import drift
     from quantkit.drift.gate import judge, parse_condition
     from quantkit.drift.junit import write_junit
@@ -213,9 +215,8 @@ def command(
     parsed = [parse_condition(one, without=without) for one in conditions]
     if report_path is not None:
         check_installed()
-    for path in (json_path, report_path, junit_path, options["write_kl_base"]):
-        if path not in (None, "-"):
-            _check_output(Path(path))
+    for name in (json_path, report_path, junit_path):
+        check_result_file(name)
     with output.progress() as report:
         result = drift(
             reference,
@@ -263,18 +264,6 @@ def _sides(reference: str, quantized: tuple[str, ...], kl_base: str | None) -> t
             hint="Name QUANTIZED files after REFERENCE, or give --kl-base.",
         )
     return reference, quantized
-
-
-def _check_output(path: Path) -> None:
-    """UsageError where a file could not be written once hours have passed."""
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise UsageError(f"{path}: there is no folder {folder}", hint=f"Create it: mkdir -p {shlex.quote(str(folder))}")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}", hint="Choose another folder.") from error
 
 
 def step(progress: Progress, n_candidates: int) -> Step:

@@ -64,9 +64,11 @@ def command(
     code 7.
     """
     from quantkit.cli import output
+    from quantkit.cli.result_file import check_result_file
     from quantkit.drift.junit import write_junit
     from quantkit.drift.verification import verify
 
+    check_result_file(junit_path)
     with output.progress() as report:
         found = verify(file, against, sha256=sha256, threads=threads, progress=lambda one: report(_step(one)))
     if junit_path is not None:

@@ -24,7 +24,7 @@ from quantkit.gguf import GgufTensor, open_gguf
 
 AnyPath = str | os.PathLike[str]
 
-SCHEMA = 1
+SCHEMA = 2  # of --json: raised when a key changes its meaning or goes away
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 _BYTES = 1 << 24  # of both files at a time
 

@@ -21,7 +21,7 @@ from quantkit.drift.clusters import Clusters, Doubles
 
 MIN_CLUSTERS = 5  # with fewer, a draw is often one cluster alone, and no interval is given
 DRAWS = 4000
-_SEED = 20261123
+SEED = 20261123
 _ELEMENTS = 1 << 21  # of a batch of draws
 _ROUNDING = 1e-10  # of squares that cancel: below this share they are none
 _MOST_ALIKE = 0.8  # correlation of neighbouring blocks: what a few of them say beyond that is noise
@@ -196,7 +196,7 @@ def _times(quantile: Doubles, error: Doubles) -> Doubles:
 
 def _draws(count: int) -> Iterator[Doubles]:
     """How often each cluster is drawn, (draws, count) some draws at a time."""
-    rng = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(SEED)
     step = max(1, _ELEMENTS // count)
     for first in range(0, DRAWS, step):
         yield rng.multinomial(count, np.full(count, 1 / count), min(step, DRAWS - first)).astype(np.float64)

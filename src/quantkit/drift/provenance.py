@@ -16,6 +16,8 @@ from quantkit.errors import CheckpointError
 from quantkit.kernels.blas import blas_libraries
 from quantkit.kernels.tier import current_tier
 
+_HASHED_BYTES = 1 << 22
+
 
 @dataclass(frozen=True)
 class Blas:
@@ -32,8 +34,8 @@ class Machine:
 
     Args:
         tier: the instruction set that quantkit computed with.
-        blas: that numpy has; more than one where other packages brought theirs.
-        platform: system, its version and processor.
+        blas: that numpy has; more than one where it is the system's and other packages brought theirs.
+        platform: system, processor and C library; a kernel's release decides no number.
     """
 
     tier: str
@@ -42,7 +44,10 @@ class Machine:
 
     @classmethod
     def here(cls) -> Machine:
-        return cls(current_tier(), tuple(Blas(*one) for one in blas_libraries()), platform.platform())
+        blas = tuple(Blas(*one) for one in blas_libraries())
+        return cls(
+            current_tier(), blas, " ".join((platform.system(), platform.machine(), *platform.libc_ver())).strip()
+        )
 
 
 @dataclass(frozen=True)
@@ -59,14 +64,7 @@ class Statistics:
 
     @classmethod
     def of(cls, path: Path) -> Statistics:
-        digest = hashlib.sha256()
-        try:
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-        return cls(str(path), digest.hexdigest())
+        return cls(str(path), file_sha256(path))
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,18 @@ class Options:
     weights: bool
     local: bool
     draws: int = intervals.DRAWS
-    seed: int = intervals._SEED
+    seed: int = intervals.SEED
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_HASHED_BYTES):
+                digest.update(piece)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from quantkit.drift.findings import Finding
 from quantkit.drift.gate import Verdict
 from quantkit.drift.payload import Payload, read_payload
 from quantkit.drift.progress import Progress
+from quantkit.drift.provenance import file_sha256
 from quantkit.drift.result import plain
 from quantkit.drift.run import drift
 from quantkit.drift.vocabulary import gguf_vocabulary
@@ -31,7 +31,6 @@ SCHEMA = 1  # of --json: raised when a key changes its meaning or goes away
 FINGERPRINT = "quantkit.source_fingerprint"
 _AGAIN = "Make or fetch the file again."
 _ALIGNMENT = 32
-_HASHED_BYTES = 1 << 22
 _ROPE_ERROR = 1e-5  # of a factor: float32 and the order of its formula make 1e-7
 
 Name = Literal["structure", "model", "values", "zeros", "weights"]
@@ -161,7 +160,7 @@ def verify(
 
     state.payload = list(read_payload(content, sha256=sha256, threads=threads, progress=tell))
     state.values()
-    state.files = {str(path): _sha256(path) if sha256 else None for path in content.files}
+    state.files = {str(path): file_sha256(path) if sha256 else None for path in content.files}
     state.keys = {key: field.value for key, field in content.fields.items() if key.startswith("quantkit.")}
     if against is not None:
         state.weights(content, Path(against), threads, progress)
@@ -258,7 +257,7 @@ class _State:
         rope = found.get(ROPE)
         if rope is not None and rope.shape != (hp.head_dim // 2,):
             self.fault("model", f"{ROPE} has shape {list(rope.shape)}, not [{hp.head_dim // 2}]", _AGAIN, ROPE)
-        for name in found.keys() - wanted.keys() - {ROPE}:
+        for name in sorted(found.keys() - wanted.keys() - {ROPE}):
             self.fault("model", f"{name} is no tensor of Llama 4, and llama.cpp refuses such files", _AGAIN, name)
 
     def values(self) -> None:
@@ -315,9 +314,9 @@ class _State:
         with closing(open_weights(file.files[0])) as candidate, closing(open_weights(against)) as reference:
             names = [text_shapes(weights.hp).keys() for weights in (candidate, reference)]
             own, wanted = (weights.rope_divisors() for weights in (candidate, reference))
-        for name in names[1] - names[0]:
+        for name in sorted(names[1] - names[0]):
             self.fault("weights", f"{name} is missing, and the reference has one", _AGAIN, name)
-        for name in names[0] - names[1]:
+        for name in sorted(names[0] - names[1]):
             self.fault("weights", f"{name} could not be compared: the reference has none", _AGAIN, name)
         if own is None and wanted is None:
             return
@@ -360,17 +359,6 @@ def _is_ours(type: str) -> bool:
     from quantkit.kernels import FORMATS
 
     return type in FORMATS
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while piece := file.read(_HASHED_BYTES):
-                digest.update(piece)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return digest.hexdigest()
 
 
 def describe(verification: Verification) -> Iterator[tuple[str, str]]:
