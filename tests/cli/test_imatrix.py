@@ -144,6 +144,21 @@ def test_what_cannot_be_merged_is_refused_before_anything_is_written(stats: Path
     assert "'FILES...'" in run("merge", "-o", out, code=2).stderr
 
 
+def test_size_of_chunks_is_for_dat_files(stats: Path, tmp_path: Path) -> None:
+    """Of which each chunk counts as so many tokens, and 512 without it."""
+    out = tmp_path / "out.gguf"
+    plain = {name: entry for name, entry in entries().items() if len(entry[1]) == 1}
+    old = write_imatrix_dat(tmp_path / "old.dat", plain)
+    tokens = []
+    for arguments in ([], ["--chunk-size", 512], ["--chunk-size", 64]):
+        run("merge", old, "-o", out, "--force", *arguments)
+        tokens.append(read_imatrix(out).entries["blk.0.attn_q.weight"].counts[0])
+    assert tokens == [3 * 512, 3 * 512, 3 * 64]  # three chunks held the 1219 tokens
+    error = as_json("merge", stats, "-o", tmp_path / "none.gguf", "--chunk-size", 64, code=2)["error"]
+    assert "--chunk-size" in error["message"]
+    assert not (tmp_path / "none.gguf").exists()
+
+
 def test_nothing_is_overwritten_unasked(stats: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
     out.write_bytes(b"mine")

@@ -11,7 +11,7 @@ from quantkit.cli.help import Command, Option, json_option
 from quantkit.cli.imatrix import check_new
 from quantkit.errors import UsageError
 
-WHAT = "What to write"
+READ, WHAT = "What to read", "What to write"
 
 
 @click.command(
@@ -28,14 +28,14 @@ WHAT = "What to write"
 @click.option(
     "--chunk-size",
     type=click.IntRange(min=1),
-    default=512,
     cls=Option,
+    group=READ,
     metavar="N",
-    help="Tokens of a chunk of .dat files, which do not say so.",
+    help="Tokens of a chunk of .dat files, which do not say so; 512 if not given.",
 )
 @click.option("--force", is_flag=True, cls=Option, group=WHAT, help="Overwrite OUTPUT if it exists.")
 @json_option
-def command(files: tuple[str, ...], out: str, chunk_size: int, force: bool, as_json: bool) -> None:
+def command(files: tuple[str, ...], out: str, chunk_size: int | None, force: bool, as_json: bool) -> None:
     """Add up FILES, importance matrices of one model over different texts, as if one run had read all of them.
 
     Sums, tokens, chunks and names of texts are added up. Refused are files of other tensors or shapes, .dat files with
@@ -51,7 +51,9 @@ def command(files: tuple[str, ...], out: str, chunk_size: int, force: bool, as_j
     if twice is not None:
         raise UsageError(f"{twice} is given twice, and would count twice")
     read = [read_imatrix(name, inputs=True) for name in files]
-    write_imatrix(path, merge_imatrix(read, legacy_chunk_size=chunk_size))
+    if chunk_size is not None and not any(one.legacy for one in read):
+        raise UsageError("--chunk-size is for .dat files, and there is none", hint="Leave it out.")
+    write_imatrix(path, merge_imatrix(read, legacy_chunk_size=chunk_size or 512))
     merged = read_imatrix(path)
     for field, what in (("inputs", "Σx"), ("router_sums", "router weights")):
         having = sum(any(getattr(entry, field) is not None for entry in one.entries.values()) for one in read)
