@@ -19,7 +19,8 @@ from quantkit.kernels import FORMATS, dequantize, quantize
 SCOUT_ROWS, SCOUT_COLS = 8192, 5120  # of an expert's gate and up projections
 COLD_BYTES = 512e6  # of weights that the one-row case goes through
 CACHED_ROWS = 2048  # of a matrix that stays in the last-level cache
-LARGEST_ERROR = 0.06  # of a product with activations in int8 (and weights, in ik_llama.cpp): more is a wrong product
+LARGEST_ERROR = 0.03  # of a product with activations in int8: more is a wrong product, not a rounded one
+IK_ERROR = 0.06  # ik_llama.cpp's one-row iq4_xs is off by 4 %, for reasons of its own: shown, not refused
 LARGEST_GROUP_ERROR = 0.15  # of an int4 product with its own quantization
 TURNS = {1: 7, 8: 7, 64: 5, 512: 3}
 
@@ -103,7 +104,7 @@ def _checked(answers: Mapping[str, np.ndarray], expected: np.ndarray, limit: flo
     """Error of each side's product, by its first rows of weights; an error beyond rounding is a broken benchmark."""
     errors = {label: _deviation(found, expected) for label, found in answers.items()}
     for label, error in errors.items():
-        if not error < limit:
+        if not error < (max(limit, IK_ERROR) if label.startswith("ik") else limit):
             raise RuntimeError(f"{label} computes something else: relative error {error:.3g}")
     return errors
 
