@@ -1,9 +1,9 @@
-// Rows of x as the products read them: int8 codes of blocks of 32 columns (in panels of super-blocks, 256), x ~ step *
-// code with step = max |x| / 127, and the sums of codes that formats with an offset or a minimum need. A block below
-// 2^-100 counts as zero.
+// Rows of x as the products read them: int8 codes of blocks of 32 columns (or 256: super-blocks), x ~ step * code with
+// step = max |x| / 127, and the sums of codes that formats with an offset or a minimum need. A block below 2^-100
+// counts as zero.
 #pragma once
 #include "matmul/kernels.h"
-#include "matmul/readers.h"
+#include "matmul/nibbles.h"
 
 namespace quantkit {
 namespace QK_TIER {
@@ -17,38 +17,49 @@ constexpr int start_factor() {
     return (SIGNED_BYTES && R::MAX > 127 ? 128 : 0) - R::OFFSET;
 }
 
-// Formats whose vector products take the low halves of four blocks together, then their high halves: x lies so too.
-template <class R>
-constexpr bool IN_FOURS = false;
-
-inline void halves_of_four(uint8_t* codes) {
-    uint8_t from[128];
-    std::memcpy(from, codes, 128);
-    for (int i = 0; i < 8; i++) std::memcpy(codes + 16 * i, from + 32 * (i % 4) + 16 * (i / 4), 16);
-}
-
 inline int64_t chunks_of(int64_t cols) { return (cols + 255) / 256; }
 
-// One row for a vector product: codes; (START) for each (sub-)block four sums of codes times start_factor, as lanes of
-// a vector product take them; for each chunk of 256 columns the scales of its (sub-)blocks, then (MINS) scale * sum of
-// codes; all padded with zeros to whole chunks.
+// How few rows of x take a format: scales of super-blocks as whole numbers, where sums of two products fit in 16 bits
+// beside them; otherwise blocks, or two of them where a byte has two codes (nibbles.h), and scales as floats.
+template <class R>
+constexpr bool WHOLE_SCALES = R::SUPER && R::MAX <= 63;
+
+// Whole bytes are taken less 128, with a sign.
+template <class R>
+constexpr bool SIGNED_CODES = R::MAX > 127 && !IN_TWOS<R>;
+template <class R>
+constexpr int VECTOR_OFFSET = R::OFFSET - (SIGNED_CODES<R> ? 128 : 0);
+
+// One row for a vector product: codes; for each chunk of 256 columns the scales of its blocks, then (SUMS) scale * sum
+// of codes; all padded with zeros to whole chunks. It is small, so that it stays in the first-level cache while weights
+// pass through.
 template <class R>
 struct Vector {
-    static constexpr bool START = start_factor<R>() != 0;
+    static constexpr bool SUMS = R::MINS || VECTOR_OFFSET<R> != 0;
     int8_t* codes;
-    int32_t* start;
     float* scale;
 
-    float* scales(int64_t chunk) const { return scale + chunk * 8 * R::SUBS * (R::MINS ? 2 : 1); }
-    float* sums(int64_t chunk) const { return scales(chunk) + 8 * R::SUBS; }
-    static int64_t bytes(int64_t cols) {
-        return chunks_of(cols) * (256 + (START ? 128 * R::SUBS : 0) + 32 * R::SUBS * (R::MINS ? 2 : 1));
-    }
+    float* scales(int64_t chunk) const { return scale + chunk * 8 * (SUMS ? 2 : 1); }
+    float* sums(int64_t chunk) const { return scales(chunk) + 8; }
+    static int64_t bytes(int64_t cols) { return chunks_of(cols) * (256 + 32 * (SUMS ? 2 : 1)); }
     Vector(uint8_t* p, int64_t cols) {
-        const int64_t chunks = chunks_of(cols);
         codes = reinterpret_cast<int8_t*>(p);
-        start = reinterpret_cast<int32_t*>(p + chunks * 256);
-        scale = reinterpret_cast<float*>(start + (START ? chunks * 32 * R::SUBS : 0));
+        scale = reinterpret_cast<float*>(p + chunks_of(cols) * 256);
+    }
+};
+
+// ... where scales are whole: codes, the sums of each (sub-)block and zeros, sixteen in all, and the step of a chunk.
+template <class R>
+struct WholeVector {
+    int8_t* codes;
+    int16_t* sums;
+    float* step;
+
+    static int64_t bytes(int64_t cols) { return cols / 256 * (256 + 32 + 4); }
+    WholeVector(uint8_t* p, int64_t cols) {
+        codes = reinterpret_cast<int8_t*>(p);
+        sums = reinterpret_cast<int16_t*>(p + cols);
+        step = reinterpret_cast<float*>(sums + cols / 16);
     }
 };
 
@@ -78,20 +89,12 @@ static bool quantize_row(const float* x, int64_t cols, uint8_t* out) {
     std::memset(out, 0, static_cast<size_t>(Vector<R>::bytes(cols)));
     const Vector<R> to(out, cols);
     for (int64_t b = 0; b < cols / 32; b++) {
-        float step;
+        float* step = to.scales(b / 8) + b % 8;
         int32_t fours[8];
-        if (!quantize_block<1>(x + 32 * b, to.codes + 32 * b, fours, step)) return false;
-        for (int s = 0; s < R::SUBS; s++) {
-            const int64_t at = R::SUBS * (b % 8) + s;
-            to.scales(b / 8)[at] = step;
-            int32_t four[4], total = 0;
-            for (int l = 0; l < 4; l++) {
-                four[l] = R::SUBS == 1 ? fours[l] + fours[l + 4] : fours[4 * s + l];
-                total += four[l];
-                if (Vector<R>::START) to.start[4 * (R::SUBS * b + s) + l] = four[l] * start_factor<R>();
-            }
-            if (R::MINS) to.sums(b / 8)[at] = step * static_cast<float>(total);
-        }
+        if (!quantize_block<1>(x + 32 * b, to.codes + 32 * b, fours, *step)) return false;
+        int32_t total = 0;
+        for (int32_t four : fours) total += four;
+        if (Vector<R>::SUMS) to.sums(b / 8)[b % 8] = *step * static_cast<float>(total);
     }
     return true;
 }
@@ -99,8 +102,23 @@ static bool quantize_row(const float* x, int64_t cols, uint8_t* out) {
 template <class R>
 static bool prepare_vector(const float* x, int64_t cols, uint8_t* out) {
     if (!quantize_row<R>(x, cols, out)) return false;
-    if constexpr (IN_FOURS<R>)
-        for (int64_t four = 0; four < cols / 256 * 2; four++) halves_of_four(out + 128 * four);
+    if constexpr (IN_TWOS<R>)
+        for (int64_t two = 0; two < 4 * chunks_of(cols); two++) order_two<R>(Vector<R>(out, cols).codes + 64 * two);
+    return true;
+}
+
+template <class R>
+static bool prepare_whole_vector(const float* x, int64_t cols, uint8_t* out) {
+    const WholeVector<R> to(out, cols);
+    for (int64_t c = 0; c < cols / 256; c++) {
+        int32_t fours[64];
+        if (!quantize_block<8>(x + 256 * c, to.codes + 256 * c, fours, to.step[c])) return false;
+        for (int s = 0; s < 16; s++) {
+            int32_t sum = 0;
+            for (int l = 0; l < 8 / R::SUBS && s < 8 * R::SUBS; l++) sum += fours[8 / R::SUBS * s + l];
+            to.sums[16 * c + s] = static_cast<int16_t>(sum);
+        }
+    }
     return true;
 }
 
@@ -139,7 +157,7 @@ static bool prepare_panel(const float* const* x, int n, int64_t first, int64_t t
                 to += 4 * n;
             };
             for (int k = 0; k < 8; k++) put(from.codes + 32 * b + 4 * k);
-            put(from.scales(b / 8) + R::SUBS * (b % 8));
+            put(from.scales(b / 8) + b % 8);
             int32_t fours[8];
             store_sums(from.codes + 32 * b, fours);
             int32_t totals[R::SUBS] = {};

@@ -60,8 +60,8 @@ std::vector<Tile> tiles_of(const Split& split) {
     return tiles;
 }
 
-// With few rows of x, long runs of rows first and short ones last: the start of a run is not fetched ahead, and threads
-// should end together.
+// With few rows of x, long runs of rows first and short ones last: memory is read in order, and threads should end
+// together.
 std::vector<Task> tasks_of(const Split& split, int threads) {
     std::vector<Task> tasks;
     const int64_t rows = split.job.weights.rows, width = split.kernels.panel_cols;

@@ -18,6 +18,7 @@ template <class R, int MAX, int OFFSET, int SUBS, bool MINS, int CHUNK_BYTES, in
 struct SuperShape : Shape<MAX, OFFSET, SUBS, MINS, CHUNK_BYTES> {
     static constexpr bool SUPER = true;
     static constexpr int FIRST = FIRST_, RUNS = RUNS_;
+    static constexpr int OFFSET_BITS = OFFSET == 32 ? 5 : OFFSET == 4 ? 2 : 0;  // OFFSET is a power of two
     template <int J>
     static Bytes codes(const uint8_t* p) {
         return R::template code<J>([&](int i) { return load_bytes(p + i); });

@@ -73,9 +73,6 @@ inline float half(const uint8_t* p) {
     return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h)));
 }
 inline Floats set_floats(float x) { return {_mm256_set1_ps(x)}; }
-inline Floats set_pair(const float* p) {
-    return {_mm256_blend_ps(_mm256_broadcast_ss(p), _mm256_broadcast_ss(p + 1), 0xf0)};
-}
 inline Floats load_floats(const float* p) { return {_mm256_loadu_ps(p)}; }
 inline void store_floats(float* p, Floats a) { _mm256_storeu_ps(p, a.v); }
 inline Floats operator*(Floats a, Floats b) { return {_mm256_mul_ps(a.v, b.v)}; }
@@ -87,6 +84,15 @@ inline Bytes widened(uint64_t low, uint64_t high) {
 }
 inline Floats floats_of_i8(uint64_t bytes) {
     return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(bytes))))};
+}
+template <int STRIDE>
+inline Floats halves_by_word(const uint8_t* p) {
+    const auto at = [&](int i) {
+        uint16_t x;
+        std::memcpy(&x, p + i * STRIDE, 2);
+        return static_cast<short>(x);
+    };
+    return {_mm256_cvtph_ps(_mm_setr_epi16(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)))};
 }
 inline Floats some_halves(const uint8_t* p, int stride, int count) {
     alignas(16) uint16_t h[8] = {};
@@ -111,8 +117,11 @@ inline float sum(Floats a) {
 inline Floats floats(Ints a) { return {_mm256_cvtepi32_ps(a.v)}; }
 inline Ints operator+(Ints a, Ints b) { return {_mm256_add_epi32(a.v, b.v)}; }
 inline Ints load_ints(const int32_t* p) { return {load_32(p)}; }
-inline Ints fold(Ints a, Ints b) {
-    return {_mm256_add_epi32(_mm256_permute2x128_si256(a.v, b.v, 0x20), _mm256_permute2x128_si256(a.v, b.v, 0x31))};
+inline Ints operator-(Ints a, Ints b) { return {_mm256_sub_epi32(a.v, b.v)}; }
+inline Ints set_ints(int32_t x) { return {_mm256_set1_epi32(x)}; }
+template <int BY>
+inline Ints times_two_to(Ints a) {
+    return {_mm256_slli_epi32(a.v, BY)};
 }
 
 template <int MAX>
@@ -124,26 +133,71 @@ inline __m256i products(__m256i w, __m256i x) {
         return _mm256_maddubs_epi16(w, x);
     }
 }
+// The order of addition does not matter: all are whole numbers.
 template <int MAX>
-inline Ints dot_maddubs(Bytes codes, const int8_t* x) {
-    return {_mm256_madd_epi16(products<MAX>(codes.v, load_32(x)), _mm256_set1_epi16(1))};
-}
-
-inline __m128i six_bits(const uint8_t* p) {  // eight scales, eight minima
-    const __m128i all = load_16(p - 4);      // what lies before belongs to the block
-    const __m128i low = _mm_srlv_epi32(_mm_shuffle_epi32(all, 0xa5), _mm_setr_epi32(0, 2, 0, 2));
-    const __m128i high = _mm_srlv_epi32(_mm_shuffle_epi32(all, 0xff), _mm_setr_epi32(0, 0, 0, 4));
-    return _mm_or_si128(_mm_and_si128(low, _mm_setr_epi32(0x3f3f3f3f, 0x30303030, 0x3f3f3f3f, 0x30303030)),
-                        _mm_and_si128(high, _mm_setr_epi32(0, 0x0f0f0f0f, 0, 0x0f0f0f0f)));
-}
-
-// The compiler must not keep it in registers.
-inline void in_memory(const void* p) {
-#if defined(__GNUC__)
-    __asm__ volatile("" : : "r"(p) : "memory");
+inline Ints add_dot(Ints to, Bytes codes, const int8_t* x) {
+#if defined(QK_VNNI)
+    if constexpr (MAX > 127)
+        return {_mm256_dpbusd_epi32(to.v, _mm256_abs_epi8(codes.v), _mm256_sign_epi8(load_32(x), codes.v))};
+    return {_mm256_dpbusd_epi32(to.v, codes.v, load_32(x))};
 #else
-    (void)p;
+    return to + Ints{_mm256_madd_epi16(products<MAX>(codes.v, load_32(x)), _mm256_set1_epi16(1))};
 #endif
+}
+template <int MAX>
+inline Ints add_dots(Ints to, Bytes first, Bytes second, const int8_t* x) {
+#if defined(QK_VNNI)
+    return {_mm256_dpbusd_epi32(_mm256_dpbusd_epi32(to.v, first.v, load_32(x)), second.v, load_32(x + 32))};
+#else
+    const __m256i a = load_32(x), b = load_32(x + 32);
+    if constexpr (MAX > 127) {  // less 128, and 128 times the sums of x
+        const __m256i top = set_bytes(128).v, ones = _mm256_set1_epi8(1);
+        const __m256i sums = _mm256_add_epi16(_mm256_maddubs_epi16(ones, a), _mm256_maddubs_epi16(ones, b));
+        const Ints less = add_dot<MAX>(add_dot<MAX>(to, {_mm256_xor_si256(first.v, top)}, x),
+                                       {_mm256_xor_si256(second.v, top)}, x + 32);
+        return less + Ints{_mm256_madd_epi16(sums, _mm256_set1_epi16(128))};
+    } else {
+        static_assert(4 * 127 * MAX <= 32767, "an int16 overflows");
+        const __m256i sums = _mm256_add_epi16(products<MAX>(first.v, a), products<MAX>(second.v, b));
+        return to + Ints{_mm256_madd_epi16(sums, _mm256_set1_epi16(1))};
+    }
+#endif
+}
+template <int MAX>
+inline Ints add_scaled(Ints to, Bytes codes, const int8_t* x, Bytes scales) {
+    static_assert(MAX <= 127, "signed codes");
+    const __m256i p = products<MAX>(codes.v, load_32(x));
+#if defined(QK_VNNI)
+    return {_mm256_dpwssd_epi32(to.v, p, scales.v)};
+#else
+    return to + Ints{_mm256_madd_epi16(p, scales.v)};
+#endif
+}
+inline Ints dot_words(Bytes words, const int16_t* x) { return {_mm256_madd_epi16(words.v, load_32(x))}; }
+inline Bytes load_two(const uint8_t* p, const uint8_t* q) {
+    return {_mm256_inserti128_si256(_mm256_castsi128_si256(load_16(p)), load_16(q), 1)};
+}
+template <int J>
+inline Floats each(Floats a) {
+    return {_mm256_permutevar8x32_ps(a.v, _mm256_set1_epi32(J))};
+}
+template <int K>
+inline Floats four_each(Floats a) {
+    constexpr int A = 2 * K, B = A + 1;
+    return {_mm256_permutevar8x32_ps(a.v, _mm256_setr_epi32(A, A, A, A, B, B, B, B))};
+}
+inline Bytes doubled(uint64_t bytes) {
+    const __m256i wide = _mm256_cvtepi8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(bytes)));
+    const __m256i twice =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13));
+    return {_mm256_shuffle_epi8(wide, twice)};
+}
+template <int SUBS, int J>
+inline Bytes scales_of(Bytes scales) {
+    const __m256i two = _mm256_permutevar8x32_epi32(scales.v, _mm256_set1_epi32(J));
+    if constexpr (SUBS == 1) return {two};
+    return {_mm256_shuffle_epi8(
+        two, _mm256_setr_epi64x(0x0100010001000100, 0x0100010001000100, 0x0302030203020302, 0x0302030203020302))};
 }
 
 // The compiler must not put it off: it would rather keep many products in memory than add each to a sum.

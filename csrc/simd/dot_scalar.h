@@ -77,7 +77,6 @@ inline float half(const uint8_t* p) {
     return f16_to_f32(h);
 }
 inline Floats set_floats(float x) { return {{x, x, x, x, x, x, x, x}}; }
-inline Floats set_pair(const float* p) { return {{p[0], p[0], p[0], p[0], p[1], p[1], p[1], p[1]}}; }
 inline Floats load_floats(const float* p) {
     Floats r;
     std::memcpy(r.v, p, 32);
@@ -143,21 +142,84 @@ inline Ints load_ints(const int32_t* p) {
     std::memcpy(r.v, p, 32);
     return r;
 }
-// Lanes l and l + 4 of a in lane l, those of b in lane l + 4.
-inline Ints fold(Ints a, Ints b) {
-    for (int l = 0; l < 4; l++) a.v[l] += a.v[l + 4], a.v[l + 4] = b.v[l] + b.v[l + 4];
+inline Ints operator-(Ints a, Ints b) {
+    for (int l = 0; l < 8; l++) a.v[l] -= b.v[l];
     return a;
 }
-// Lane l: codes 4 l .. 4 l + 3 (at most MAX) times those of x.
+inline Ints set_ints(int32_t x) { return {{x, x, x, x, x, x, x, x}}; }
+template <int BY>
+inline Ints times_two_to(Ints a) {
+    for (int32_t& v : a.v) v *= 1 << BY;
+    return a;
+}
+
+// Few rows of x. Lane l of a sum: codes 4 l .. 4 l + 3 (at most MAX; with a sign if that is above 127) times those of
+// x, added to what it has.
 template <int MAX>
-inline Ints dot(Bytes codes, const int8_t* x) {
+inline Ints add_dot(Ints to, Bytes codes, const int8_t* x) {
+    for (int i = 0; i < 32; i++) to.v[i / 4] += (MAX > 127 ? static_cast<int8_t>(codes.v[i]) : codes.v[i]) * x[i];
+    return to;
+}
+template <int MAX>
+inline Ints add_dots(Ints to, Bytes first, Bytes second, const int8_t* x) {  // no signs
+    for (int i = 0; i < 32; i++) to.v[i / 4] += first.v[i] * x[i] + second.v[i] * x[i + 32];
+    return to;
+}
+// Each lane's dot product times its scale, of which both int16 halves are the same.
+template <int MAX>
+inline Ints add_scaled(Ints to, Bytes codes, const int8_t* x, Bytes scales) {
+    for (int i = 0; i < 32; i++) {
+        int16_t scale;
+        std::memcpy(&scale, scales.v + i / 4 * 4, 2);
+        to.v[i / 4] += codes.v[i] * x[i] * scale;
+    }
+    return to;
+}
+// Of sixteen int16: products with those at x, two in each lane.
+inline Ints dot_words(Bytes words, const int16_t* x) {
     Ints r = {};
-    for (int i = 0; i < 32; i++) r.v[i / 4] += codes.v[i] * x[i];
+    for (int i = 0; i < 16; i++) {
+        int16_t word;
+        std::memcpy(&word, words.v + 2 * i, 2);
+        r.v[i / 2] += word * x[i];
+    }
+    return r;
+}
+// 16 bytes at p, then 16 at q.
+inline Bytes load_two(const uint8_t* p, const uint8_t* q) {
+    Bytes r;
+    std::memcpy(r.v, p, 16);
+    std::memcpy(r.v + 16, q, 16);
+    return r;
+}
+// Lane J in all lanes; lanes 2 K and 2 K + 1 in four each.
+template <int J>
+inline Floats each(Floats a) {
+    return set_floats(a.v[J]);
+}
+template <int K>
+inline Floats four_each(Floats a) {
+    Floats r;
+    for (int l = 0; l < 8; l++) r.v[l] = a.v[2 * K + l / 4];
+    return r;
+}
+inline Bytes doubled(uint64_t bytes) {  // eight int8, each as two int16
+    Bytes r;
+    for (int i = 0; i < 16; i++) {
+        const int16_t wide = static_cast<int8_t>(bytes >> 8 * (i / 2) & 255);
+        std::memcpy(r.v + 2 * i, &wide, 2);
+    }
+    return r;
+}
+// The scale or scales of block J in all its lanes: doubled() scales, or of two for a block widened() ones.
+template <int SUBS, int J>
+inline Bytes scales_of(Bytes scales) {
+    Bytes r;
+    for (int i = 0; i < 16; i++) std::memcpy(r.v + 2 * i, scales.v + 4 * J + (SUBS == 2 ? i / 8 * 2 : 0), 2);
     return r;
 }
 
-inline void in_memory(const void*) {}  // hints to wider tiers
-inline void prefetch(const void*) {}
+inline void prefetch(const void*) {}  // a hint to wider tiers
 
 // Activations, 32 at a time.
 template <int N>

@@ -2,7 +2,7 @@
 
 x becomes codes of blocks with a step m / 127, m the block's largest |x|: half a step an element. The rest is rounding
 in float32 of terms |x| (|scale * code| + |minimum|): at most sixteen a term (its scales, their product, the product
-with the integer sum, minimum, decoding itself, and the tree of sixteen lanes), and one for the sum over each block.
+with the integer sum, minimum or offset, decoding itself, and the tree of lanes), and one for the sum over each block.
 Panels of super-blocks cut integer sums to sixteen bits besides.
 """
 
@@ -58,15 +58,17 @@ class Operand:
         weights: (rows, cols) decoded.
         reach: (rows, cols / 32) at least |scale * code| + |minimum| in each 32 columns.
         lost: (rows, cols / 256) of super-blocks: what cutting sums takes at most, in steps of x; else None.
+        whole_scales: few rows of x take its scales as whole numbers.
     """
 
     weights: Doubles
     reach: Doubles
     lost: Doubles | None = None
+    whole_scales: bool = False
 
     def block(self, n: int) -> int:
-        """Columns of n rows of x that share a step: a super-block where there are panels of them."""
-        return 256 if self.lost is not None and n > FEW else 32
+        """Columns of n rows of x that share a step."""
+        return 256 if self.lost is not None and (n > FEW or self.whole_scales) else 32
 
 
 def operand(packed: npt.NDArray[Any] | QuantizedTensor, name: str = "") -> Operand:
@@ -87,7 +89,7 @@ def operand(packed: npt.NDArray[Any] | QuantizedTensor, name: str = "") -> Opera
     span, size, shift = SUPER[name]
     scales = (np.abs(high - low) + 2.0**-22 * (np.abs(high) + np.abs(low))) / span  # low and high are rounded
     scales = scales.reshape(len(packed), -1, 256)[:, :, ::size].sum(axis=2)
-    return Operand(weights, reach, 2**shift // 2 * scales)
+    return Operand(weights, reach, 2**shift // 2 * scales, whole_scales=name != "iq4_xs")
 
 
 def _of_groups(qt: QuantizedTensor, bits: int) -> Operand:
@@ -120,7 +122,7 @@ def computing(x: npt.NDArray[Any], w: Operand) -> Doubles:
     seen += 32 / 254 * np.repeat(_largest(x, size), size // 32, axis=1)
     # a product of two scales that underflows is off by up to 2^-150, times an integer sum below 2^27
     lost = roundings / (1 - roundings) * (seen @ w.reach.T) + cols / 32 * 2.0**-123
-    if size == 256 and w.lost is not None:
+    if len(x) > FEW and w.lost is not None:
         lost += _largest(x, 256) / 127 @ w.lost.T
     return lost
 
