@@ -11,6 +11,8 @@ struct GroupBatch {
     int n;  // elements of a group, a multiple of 32
     float *x, *u, *w;
     F low, high, max_abs;
+    const uint8_t* next;  // what is read after this batch, and how many bytes of it for each element
+    int next_step = 0;
     F operator[](int i) const { return load(x + i * L); }
 
     explicit GroupBatch(int64_t group_size) : n(static_cast<int>(group_size)) {
@@ -20,8 +22,17 @@ struct GroupBatch {
         x = buffer.data() + (64 - reinterpret_cast<uintptr_t>(buffer.data()) % 64) % 64 / sizeof(float);
         u = x + size;
         w = u + size;
+        next = reinterpret_cast<const uint8_t*>(x);
     }
 };
+
+inline void fetch_ahead(const uint8_t* from) {
+#if defined(__GNUC__) || defined(__clang__)
+    __builtin_prefetch(from);
+#else
+    (void)from;
+#endif
+}
 
 // What a batch finds out while it loads.
 struct Extremes {

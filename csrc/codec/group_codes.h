@@ -1,79 +1,95 @@
 // Codes of groups as a stream of bits, the first code lowest: eight codes fill BITS bytes.
 #pragma once
-#include "codec/bytes.h"
+#include <utility>
+
+#include "codec/batch.h"
 
 namespace quantkit {
 namespace QK_TIER {
 
 constexpr int CODES_AT_ONCE = 32;
 
-// The part of code K of eight that lies in byte BYTE.
-template <int BITS, int BYTE, int K>
-inline I part_of_byte(const I* q) {
-    constexpr int AT = K * BITS - BYTE * 8;  // where the code begins
-    if constexpr (AT <= -BITS || AT >= 8)
-        return set1i(0);
-    else if constexpr (AT > 0)
-        return shl<AT>(q[K]);
+// How the elements of a batch become codes: by the inverse of the scale or, in lanes whose line is MLX's, by division.
+struct Coder {
+    F bias, inverse, divisor, last;  // the last code, on WHOLE
+    M divided;
+    bool divide;                                 // in any lane
+    static constexpr float WHOLE = 12582912.0f;  // what is added to it loses its fraction; codes are in its lowest bits
+
+    Coder(F scale, F bias, M inherited, float steps) : bias(bias), last(set1(WHOLE + steps)) {
+        const F one = set1(1.0f);
+        divided = inherited | (abs(scale) < set1(7.8886091e-31f));
+        divide = any(divided);
+        inverse = one / select(divided, one, scale);
+        divisor = safe_divisor(scale);
+    }
+
+    // 0 / 0 would be no code.
+    static F safe_divisor(F scale) { return select(scale == set1(0.0f), set1(3e38f), scale); }
+
+    template <bool DIVIDE>
+    I code(F x) const {
+        const F above = x - bias;
+        F t = above * inverse;
+        if (DIVIDE) t = select(divided, above / divisor, t);
+        return bits(max(min(t + set1(WHOLE), last), set1(WHOLE))) & set1i(255);
+    }
+};
+
+// The part that a code which begins at bit AT of a word has in it.
+template <int AT>
+inline I part_of_word(I code) {
+    if constexpr (AT > 0)
+        return shl<AT>(code);
     else if constexpr (AT < 0)
-        return shr<-AT>(q[K]);
+        return shr<-AT>(code);
     else
-        return q[K];
+        return code;
 }
 
-template <int BITS, int BYTE>
-inline I byte_of_codes(const I* q) {
-    const I low = part_of_byte<BITS, BYTE, 0>(q) | part_of_byte<BITS, BYTE, 1>(q) | part_of_byte<BITS, BYTE, 2>(q) |
-                  part_of_byte<BITS, BYTE, 3>(q);
-    const I high = part_of_byte<BITS, BYTE, 4>(q) | part_of_byte<BITS, BYTE, 5>(q) | part_of_byte<BITS, BYTE, 6>(q) |
-                   part_of_byte<BITS, BYTE, 7>(q);
-    return (low | high) & set1i(255);
+template <int BITS, bool DIVIDE, int WORD, std::size_t... k>
+inline I word_of_codes(const float* x, const Coder& coder, std::index_sequence<k...>) {
+    constexpr int FIRST = 32 * WORD / BITS;
+    return (
+        part_of_word<(FIRST + static_cast<int>(k)) * BITS - 32 * WORD>(coder.code<DIVIDE>(load(x + (FIRST + k) * L))) |
+        ...);
 }
 
+// CODES_AT_ONCE codes of each lane fill BITS words.
+template <int BITS, bool DIVIDE, std::size_t... word>
+inline void store_some_codes(const float* x, const Coder& coder, uint8_t* const* out, int offset,
+                             std::index_sequence<word...>) {
+    const I words[BITS] = {word_of_codes<BITS, DIVIDE, word>(
+        x, coder, std::make_index_sequence<(32 * word + 31) / BITS - 32 * word / BITS + 1>())...};
+    store_words(words, BITS, out, offset);
+}
+
+// The codes of n elements of each lane.
 template <int BITS>
-inline void pack_codes(const I* q, uint8_t* const* out, int offset) {
-    constexpr int BYTES = CODES_AT_ONCE / 8 * BITS;
-    I bytes[CODES_AT_ONCE];
-    for (int k = 0; k < CODES_AT_ONCE / 8; k++) {
-        const I* eight = q + 8 * k;
-        I* to = bytes + BITS * k;
-        to[0] = byte_of_codes<BITS, 0>(eight);
-        to[1] = byte_of_codes<BITS, 1>(eight);
-        if constexpr (BITS > 2) to[2] = byte_of_codes<BITS, 2>(eight);
-        if constexpr (BITS > 3) to[3] = byte_of_codes<BITS, 3>(eight);
-        if constexpr (BITS > 4) to[4] = byte_of_codes<BITS, 4>(eight);
-        if constexpr (BITS > 5) to[5] = byte_of_codes<BITS, 5>(eight);
-        if constexpr (BITS > 6) to[6] = byte_of_codes<BITS, 6>(eight);
-        if constexpr (BITS > 7) to[7] = byte_of_codes<BITS, 7>(eight);
-    }
-    if constexpr (BYTES % 8 == 0) {
-        store_bytes(bytes, BYTES, out, offset);
-    } else {  // the vocabulary stores eight at a time, and what follows is another's
-        constexpr int WHOLE = BYTES + 8 - BYTES % 8;
-        for (int k = BYTES; k < WHOLE; k++) bytes[k] = set1i(0);
-        uint8_t spill[L][WHOLE];
-        uint8_t* to[L];
-        for (int l = 0; l < L; l++) to[l] = spill[l];
-        store_bytes(bytes, WHOLE, to, 0);
-        for (int l = 0; l < L; l++) std::memcpy(out[l] + offset, spill[l], BYTES);
+void store_codes(const float* x, int n, const Coder& coder, uint8_t* const* out) {
+    constexpr auto WORDS = std::make_index_sequence<BITS>();
+    for (int i = 0; i < n; i += CODES_AT_ONCE, x += CODES_AT_ONCE * L) {
+        if (coder.divide)
+            store_some_codes<BITS, true>(x, coder, out, i / 8 * BITS, WORDS);
+        else
+            store_some_codes<BITS, false>(x, coder, out, i / 8 * BITS, WORDS);
     }
 }
 
-// CODES_AT_ONCE codes of each lane to bytes [offset ..) of its group.
-inline void store_codes(int bits, const I* q, uint8_t* const* out, int offset) {
+inline void store_codes(int bits, const float* x, int n, const Coder& coder, uint8_t* const* out) {
     switch (bits) {
         case 2:
-            return pack_codes<2>(q, out, offset);
+            return store_codes<2>(x, n, coder, out);
         case 3:
-            return pack_codes<3>(q, out, offset);
+            return store_codes<3>(x, n, coder, out);
         case 4:
-            return pack_codes<4>(q, out, offset);
+            return store_codes<4>(x, n, coder, out);
         case 5:
-            return pack_codes<5>(q, out, offset);
+            return store_codes<5>(x, n, coder, out);
         case 6:
-            return pack_codes<6>(q, out, offset);
+            return store_codes<6>(x, n, coder, out);
         default:
-            return pack_codes<8>(q, out, offset);
+            return store_codes<8>(x, n, coder, out);
     }
 }
 

@@ -28,6 +28,20 @@ inline void store_scalar(Scalar type, uint8_t* to, int64_t index, float x) {
     }
 }
 
+// Each lane's to its group's place.
+inline void store_scalars(Scalar type, uint8_t* to, const int64_t (&groups)[L], F x) {
+    bool side_by_side = true;
+    for (int l = 1; l < L; l++) side_by_side &= groups[l] == groups[0] + l;
+    if (side_by_side) {
+        to += groups[0] * SCALAR_BYTES[static_cast<int>(type)];
+        return type == Scalar::f32 ? store_f32(to, x) : type == Scalar::f16 ? store_f16(to, x) : store_bf16(to, x);
+    }
+    float values[L];
+    store(values, x);
+    for (int l = 0; l < L; l++)
+        if (groups[l] >= 0) store_scalar(type, to, groups[l], values[l]);
+}
+
 inline float read_scalar(Scalar type, const uint8_t* from, int64_t index) {
     float x;
     uint16_t h;
@@ -44,22 +58,12 @@ void encode_groups(const GroupBatch& b, W w, const GroupJob& job, const int64_t 
     const GroupSearch<SYMMETRIC, W> found(b, w, job);
     const int64_t group_bytes = job.group_size / 8 * job.bits;
     uint8_t* out[L];
-    float scale[L], bias[L];
-    store(scale, found.scale);
-    store(bias, found.bias);
     static thread_local std::vector<uint8_t> spill;
     spill.resize(std::max(spill.size(), static_cast<size_t>(group_bytes)));
-    for (int l = 0; l < L; l++) {
-        out[l] = groups[l] < 0 ? spill.data() : job.rows.out + groups[l] * group_bytes;
-        if (groups[l] < 0) continue;
-        store_scalar(job.scale_type, job.scales, groups[l], scale[l]);
-        store_scalar(job.scale_type, job.biases, groups[l], bias[l]);
-    }
-    for (int i = 0; i < b.n; i += CODES_AT_ONCE) {
-        I q[CODES_AT_ONCE];
-        found.codes(i, q);
-        store_codes(job.bits, q, out, i / 8 * job.bits);
-    }
+    for (int l = 0; l < L; l++) out[l] = groups[l] < 0 ? spill.data() : job.rows.out + groups[l] * group_bytes;
+    store_scalars(job.scale_type, job.scales, groups, found.scale);
+    store_scalars(job.scale_type, job.biases, groups, found.bias);
+    store_codes(job.bits, b.x, b.n, found.coder(), out);
 }
 
 // groups: which group of the matrix each lane holds, or -1.
@@ -74,14 +78,6 @@ inline bool encode_group_batch(GroupBatch& b, const GroupJob& job, const int64_t
         job.symmetric ? encode_groups<true>(b, Ones{}, job, groups) : encode_groups<false>(b, Ones{}, job, groups);
     }
     return true;
-}
-
-inline void fetch_ahead(const uint8_t* from, int64_t n_bytes) {
-#if defined(__GNUC__) || defined(__clang__)
-    for (int64_t i = 0; i < n_bytes; i += 64) __builtin_prefetch(from + i);
-#else
-    (void)from, (void)n_bytes;
-#endif
 }
 
 template <Scalar S>
@@ -103,8 +99,8 @@ bool encode_group_runs(const GroupJob& job, int64_t task) {
         load_group_runs<S>(b, runs);
         // the lanes' runs, read side by side, are no pattern that the processor foresees
         const int64_t next = std::min<int64_t>(k + L, last - 1);
-        if (n <= 128)
-            fetch_ahead(rows.source + (next / per_row * rows.row_stride + next % per_row * n) * size, n * size * L);
+        b.next = rows.source + (next / per_row * rows.row_stride + next % per_row * n) * size;
+        b.next_step = n <= 128 ? static_cast<int>(size) * L : 0;
         if (!encode_group_batch(b, job, groups, columns)) return false;
     }
     return true;

@@ -4,17 +4,19 @@
 // group 0 and the negative of the largest magnitude. A trial line says where u lands, t = u * inverse + first, its
 // codes q are the nearest, r = t - q what they miss. Sums of r, r^2 and r u tell the error of these codes under *any*
 // scale and bias, so that it is known for what least squares makes of them, rounded as it will be stored; being made of
-// what is missed, they do not cancel at 8 bits. With 16-bit scales a trial line is itself one that can be stored.
+// what is missed, they do not cancel at 8 bits. With 16-bit scales a trial line is itself one that can be stored,
+// unless time is short.
 //
 // Trials: MLX's own line, with its own arithmetic, which is kept unless another is better; then lines whose ends land
 // at several fractional codes. Where floats are so coarse next to the codes (a group far from zero) that decoding's own
 // rounding counts, the errors of MLX's, of the plain line and of the best found are taken as decoding has them.
 //
-// Every weight the same, groups up to 128: two trials and MLX's. With importance: many, and a round from the best. A
-// whole row takes narrower and narrower windows as well, and lines beside the best.
+// Every weight the same, groups up to 128: two trials (four at 2 and 3 bits) and MLX's line as it is. With importance:
+// many, and a round from the best. A whole row takes narrower and narrower windows as well, and lines beside the best.
 #pragma once
 #include "codec/ends.h"
 #include "codec/group_batch.h"
+#include "codec/group_codes.h"
 #include "codec/group_trials.h"
 #include "groups.h"
 
@@ -41,23 +43,25 @@ class GroupSearch {
           w_(w),
           type_(job.scale_type),
           bits_(job.bits),
+          quick_(std::is_same_v<W, Ones> && x.n <= 128),
           steps_(static_cast<float>((1 << job.bits) - 1)),
           middle_(static_cast<float>(1 << (job.bits - 1))) {
         const F zero = set1(0.0f);
-        scale = bias = inherited_ = zero;
+        scale = bias = divided_ = zero;
         least_ = set1(3e38f);
         measure();
-        const bool whole_row = x.n > 128, quick = std::is_same_v<W, Ones> && !whole_row;
+        const bool whole_row = x.n > 128;
         if constexpr (SYMMETRIC) {
             try_line(plain_scale(), zero);
-            const StepsList steps = list_of_steps(bits_, quick);
+            const StepsList steps = list_of_steps(bits_, quick_);
             for (int k = 0; k < steps.count; k++) try_step(steps.steps[k]);
         } else {
             if (type_ == Scalar::f32)
-                try_plain_lines<1>({mlx_line()});
+                quick_ ? try_plain_lines<false, 1>({mlx_line()}) : try_plain_lines<true, 1>({mlx_line()});
             else
-                try_plain_lines<2>({mlx_line(), covering_line()});
-            const EndsList ends = ends_for(bits_, quick);
+                quick_ ? try_plain_lines<false, 2>({mlx_line(), covering_line()})
+                       : try_plain_lines<true, 2>({mlx_line(), covering_line()});
+            const EndsList ends = ends_for(bits_, quick_);
             for (int k = 0; k < ends.count; k += 2) try_ends(ends.ends[k], ends.ends[k + 1], ends.clamped);
         }
         if (whole_row) {
@@ -65,29 +69,12 @@ class GroupSearch {
             try_line(scale, bias);
             try_around();
         }
-        if (!quick || (SYMMETRIC && type_ != Scalar::f32)) try_line(scale, bias);
+        if (!quick_ || (SYMMETRIC && type_ != Scalar::f32)) try_line(scale, bias);
         if constexpr (SYMMETRIC) bias = centred(scale).bias;
         settle_coarse();
-        const M divide = (zero < inherited_) | (abs(scale) < set1(7.8886091e-31f));
-        divide_ = any(divide);
-        divided_ = divide;
-        inverse_ = set1(1.0f) / select(divide, set1(1.0f), scale);
-        divisor_ = divisor(scale);
     }
 
-    // Codes of elements [first, first + CODES_AT_ONCE).
-    void codes(int first, I* q) const {
-        const F zero = set1(0.0f), top = set1(steps_);
-        if (divide_) {
-            for (int i = 0; i < CODES_AT_ONCE; i++) {
-                const F above = x_[first + i] - bias;
-                q[i] = to_int(max(min(round(select(divided_, above / divisor_, above * inverse_)), top), zero));
-            }
-        } else {
-            for (int i = 0; i < CODES_AT_ONCE; i++)
-                q[i] = to_int(max(min(round((x_[first + i] - bias) * inverse_), top), zero));
-        }
-    }
+    Coder coder() const { return {scale, bias, set1(0.0f) < divided_, steps_}; }
 
   private:
     static constexpr int CHUNK = 128;  // sums are added up in chunks, so that those of a long row stay exact
@@ -107,9 +94,6 @@ class GroupSearch {
     };
 
     F stored(F a) const { return stored_as(type_, a); }
-
-    // 0 / 0 would be no code.
-    static F divisor(F s) { return select(s == set1(0.0f), set1(3e38f), s); }
 
     void measure() {
         const F zero = set1(0.0f), one = set1(1.0f);
@@ -186,24 +170,24 @@ class GroupSearch {
     template <int K>
     void try_lines(const Line (&lines)[K]) {
         Trial trials[K];
-        sum_lines(lines, trials);
+        sum_lines<true>(lines, trials);
         for (int k = 0; k < K; k++) offer_all(lines[k], trials[k]);
     }
 
-    // The first is MLX's.
-    template <int K>
+    // The first is MLX's. Their codes may serve other scales and biases too.
+    template <bool FITS, int K>
     void try_plain_lines(const Line (&lines)[K]) {
         Trial trials[K];
-        sum_lines(lines, trials);
+        sum_lines<FITS>(lines, trials);
         for (int k = 0; k < K; k++) {
-            offer_all(lines[k], trials[k]);
+            offer(lines[k].scale, lines[k].bias, trials[k].first, trials[k].inverse, trials[k].sums);
+            if (FITS) offer_fits(trials[k].first, trials[k].inverse, trials[k].sums);
             if (k) continue;
-            inherited_ = set1(1.0f);
             least_ = least_ * set1(1 - 1.0f / 2048);  // so much may the sums be off
         }
     }
 
-    template <int K>
+    template <bool FITS, int K>
     void sum_lines(const Line (&lines)[K], Trial (&trials)[K]) const {
         const F zero = set1(0.0f), one = set1(1.0f);
         F first[K], inverse[K];
@@ -215,7 +199,7 @@ class GroupSearch {
             first[k] = SYMMETRIC ? set1(middle_) : ((base_ - lines[k].bias) * up_) * per_step;
         }
         Sums sums[K];
-        sum_misses<true>(first, inverse, sums);
+        sum_misses<true, FITS>(first, inverse, sums);
         for (int k = 0; k < K; k++) trials[k] = {first[k], inverse[k], sums[k]};
     }
 
@@ -228,12 +212,12 @@ class GroupSearch {
         if (type_ != Scalar::f32) return try_line(stored(unit_ * set1(1.0f / step)), set1(0.0f));
         const F first[1] = {set1(middle_)}, inverse[1] = {set1(step)};
         Sums sums[1];
-        sum_misses<true>(first, inverse, sums);
+        sum_misses<true, true>(first, inverse, sums);
         offer_fits(first[0], inverse[0], sums[0]);
     }
 
     void try_ends(const Ends& a, const Ends& b, bool clamped) {
-        if (type_ != Scalar::f32) {
+        if (type_ != Scalar::f32 && !quick_) {
             const F s = stored(unit_ * set1(1.0f / (steps_ - a.first - a.last)));
             const F t = stored(unit_ * set1(1.0f / (steps_ - b.first - b.last)));
             return try_lines<2>({{s, stored(base_ - s * set1(a.first))}, {t, stored(base_ - t * set1(b.first))}});
@@ -242,9 +226,9 @@ class GroupSearch {
         const F inverse[2] = {set1(steps_ - a.first - a.last), set1(steps_ - b.first - b.last)};
         Sums sums[2];
         if (clamped)
-            sum_misses<true>(first, inverse, sums);
+            sum_misses<true, true>(first, inverse, sums);
         else
-            sum_misses<false>(first, inverse, sums);
+            sum_misses<false, true>(first, inverse, sums);
         for (int k = 0; k < 2; k++) offer_fits(first[k], inverse[k], sums[k]);
     }
 
@@ -291,7 +275,7 @@ class GroupSearch {
     }
 
     // Of the codes nearest to u * inverse + first, K lines at a time.
-    template <bool CLAMP, int K>
+    template <bool CLAMP, bool FITS, int K>
     void sum_misses(const F (&first)[K], const F (&inverse)[K], Sums (&sums)[K]) const {
         const F zero = set1(0.0f), top = set1(steps_);
         for (Sums& s : sums) s = {zero, zero, zero};
@@ -300,14 +284,16 @@ class GroupSearch {
             Sums some[K];
             for (Sums& s : some) s = {zero, zero, zero};
             for (int i = start; i < end; i++) {
+                if (FITS) fetch_ahead(x_.next + i * x_.next_step);
                 const F u = load(x_.u + i * L);
                 for (int k = 0; k < K; k++) {
                     const F t = u * inverse[k] + first[k];
                     F q = round(t);
                     if (CLAMP) q = max(min(q, top), zero);
                     const F r = t - q, wr = w_[i] * r;
-                    some[k].r = some[k].r + wr;
                     some[k].rr = some[k].rr + wr * r;
+                    if (!FITS) continue;
+                    some[k].r = some[k].r + wr;
                     some[k].ru = some[k].ru + wr * u;
                 }
             }
@@ -338,7 +324,6 @@ class GroupSearch {
         least_ = select(better, e, least_);
         scale = select(better, s, scale);
         bias = select(better, b, bias);
-        inherited_ = select(better, set1(0.0f), inherited_);
     }
 
     // What least squares makes of a trial's codes.
@@ -369,7 +354,7 @@ class GroupSearch {
 
     // As decoding has it; up: a power of two that keeps squares in range.
     F true_error(const Line& line, F up) const {
-        const F zero = set1(0.0f), top = set1(steps_), d = divisor(line.scale);
+        const F zero = set1(0.0f), top = set1(steps_), d = Coder::safe_divisor(line.scale);
         F sum = zero;
         for (int start = 0; start < x_.n; start += CHUNK) {
             const int end = std::min(x_.n, start + CHUNK);
@@ -402,21 +387,19 @@ class GroupSearch {
         }
         scale = select(coarse, best.scale, scale);
         bias = select(coarse, best.bias, bias);
-        inherited_ = select(coarse, set1(1.0f), inherited_);
+        divided_ = select(coarse, set1(1.0f), divided_);
     }
 
     const GroupBatch& x_;
     const W w_;
     const Scalar type_;
     const int bits_;
+    const bool quick_;
     const float steps_, middle_;  // 2^bits - 1, 2^(bits - 1)
     F base_, unit_, up_, even_unit_, inverse_unit_;
     F sum_w_, inverse_w_, sum_u_, sum_uu_;
-    F least_;      // of the offers so far
-    F inherited_;  // 1 in lanes whose codes come out of a division, as MLX's do
-    M divided_;
-    bool divide_;
-    F inverse_, divisor_;
+    F least_;    // of the offers so far
+    F divided_;  // 1 in lanes whose codes come out of a division, as MLX's do
 };
 
 }  // namespace QK_TIER

@@ -139,5 +139,27 @@ inline void store_bytes(const I* v, int count, uint8_t* const* out, int offset) 
     }
 }
 
+// Four words for each lane, transposed in halves of four lanes. Then one by one.
+inline void store_words(const I* v, int count, uint8_t* const* out, int offset) {
+    int i = 0;
+    for (; i + 4 <= count; i += 4) {
+        const __m256i a0 = _mm256_unpacklo_epi32(v[i].v, v[i + 1].v), a1 = _mm256_unpackhi_epi32(v[i].v, v[i + 1].v);
+        const __m256i a2 = _mm256_unpacklo_epi32(v[i + 2].v, v[i + 3].v),
+                      a3 = _mm256_unpackhi_epi32(v[i + 2].v, v[i + 3].v);
+        const __m256i lanes[4] = {_mm256_unpacklo_epi64(a0, a2), _mm256_unpackhi_epi64(a0, a2),
+                                  _mm256_unpacklo_epi64(a1, a3), _mm256_unpackhi_epi64(a1, a3)};
+        for (int k = 0; k < 4; k++) {
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(out[k] + offset + 4 * i), _mm256_castsi256_si128(lanes[k]));
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(out[4 + k] + offset + 4 * i),
+                             _mm256_extracti128_si256(lanes[k], 1));
+        }
+    }
+    for (; i < count; i++) {
+        int32_t words[L];
+        store(words, v[i]);
+        for (int l = 0; l < L; l++) std::memcpy(out[l] + offset + 4 * i, &words[l], 4);
+    }
+}
+
 }  // namespace QK_TIER
 }  // namespace quantkit

@@ -122,11 +122,7 @@ inline void transpose(F (&r)[L]) {
 }
 
 // Four vectors of bytes in one: those of a lane lie side by side.
-inline __m512i join_bytes(const I* v) {
-    const __m512i low = _mm512_or_si512(v[0].v, _mm512_slli_epi32(v[1].v, 8));
-    const __m512i high = _mm512_or_si512(_mm512_slli_epi32(v[2].v, 16), _mm512_slli_epi32(v[3].v, 24));
-    return _mm512_or_si512(low, high);
-}
+inline I join_bytes(const I* v) { return v[0] | shl<8>(v[1]) | (shl<16>(v[2]) | shl<24>(v[3])); }
 
 // Calls put(quarter, its four lanes' 128 bits) for each quarter of a vector.
 template <class Put>
@@ -137,31 +133,47 @@ inline void each_quarter(__m512i a, Put put) {
     put(3, _mm512_extracti32x4_epi32(a, 3));
 }
 
-// Sixteen vectors at a time: four dwords for each lane, transposed in quarters of four lanes. Eight where no more are
-// left.
-inline void store_bytes(const I* v, int count, uint8_t* const* out, int offset) {
+// Four words for each lane, transposed in quarters of four lanes. Two or one where no more are left.
+inline void store_words(const I* v, int count, uint8_t* const* out, int offset) {
     int i = 0;
-    for (; i + 16 <= count; i += 16) {
-        const __m512i d0 = join_bytes(v + i), d1 = join_bytes(v + i + 4);
-        const __m512i d2 = join_bytes(v + i + 8), d3 = join_bytes(v + i + 12);
-        const __m512i a0 = _mm512_unpacklo_epi32(d0, d1), a1 = _mm512_unpackhi_epi32(d0, d1);
-        const __m512i a2 = _mm512_unpacklo_epi32(d2, d3), a3 = _mm512_unpackhi_epi32(d2, d3);
+    for (; i + 4 <= count; i += 4) {
+        const __m512i a0 = _mm512_unpacklo_epi32(v[i].v, v[i + 1].v), a1 = _mm512_unpackhi_epi32(v[i].v, v[i + 1].v);
+        const __m512i a2 = _mm512_unpacklo_epi32(v[i + 2].v, v[i + 3].v),
+                      a3 = _mm512_unpackhi_epi32(v[i + 2].v, v[i + 3].v);
         const __m512i lanes[4] = {_mm512_unpacklo_epi64(a0, a2), _mm512_unpackhi_epi64(a0, a2),
                                   _mm512_unpacklo_epi64(a1, a3), _mm512_unpackhi_epi64(a1, a3)};
         for (int k = 0; k < 4; k++)
-            each_quarter(lanes[k], [&](int j, __m128i bytes) {
-                _mm_storeu_si128(reinterpret_cast<__m128i*>(out[4 * j + k] + offset + i), bytes);
+            each_quarter(lanes[k], [&](int j, __m128i words) {
+                _mm_storeu_si128(reinterpret_cast<__m128i*>(out[4 * j + k] + offset + 4 * i), words);
             });
     }
-    if (i < count) {
-        const __m512i d0 = join_bytes(v + i), d1 = join_bytes(v + i + 4);
-        const __m512i lanes[2] = {_mm512_unpacklo_epi32(d0, d1), _mm512_unpackhi_epi32(d0, d1)};
+    if (i + 2 <= count) {
+        const __m512i lanes[2] = {_mm512_unpacklo_epi32(v[i].v, v[i + 1].v), _mm512_unpackhi_epi32(v[i].v, v[i + 1].v)};
         for (int k = 0; k < 2; k++)
-            each_quarter(lanes[k], [&](int j, __m128i bytes) {
-                _mm_storel_epi64(reinterpret_cast<__m128i*>(out[4 * j + 2 * k] + offset + i), bytes);
-                _mm_storel_epi64(reinterpret_cast<__m128i*>(out[4 * j + 2 * k + 1] + offset + i),
-                                 _mm_unpackhi_epi64(bytes, bytes));
+            each_quarter(lanes[k], [&](int j, __m128i words) {
+                _mm_storel_epi64(reinterpret_cast<__m128i*>(out[4 * j + 2 * k] + offset + 4 * i), words);
+                _mm_storel_epi64(reinterpret_cast<__m128i*>(out[4 * j + 2 * k + 1] + offset + 4 * i),
+                                 _mm_unpackhi_epi64(words, words));
             });
+        i += 2;
+    }
+    if (i < count) {
+        int32_t words[L];
+        store(words, v[i]);
+        for (int l = 0; l < L; l++) std::memcpy(out[l] + offset + 4 * i, &words[l], 4);
+    }
+}
+
+// Sixteen vectors at a time, eight where no more are left.
+inline void store_bytes(const I* v, int count, uint8_t* const* out, int offset) {
+    int i = 0;
+    for (; i + 16 <= count; i += 16) {
+        const I words[4] = {join_bytes(v + i), join_bytes(v + i + 4), join_bytes(v + i + 8), join_bytes(v + i + 12)};
+        store_words(words, 4, out, offset + i);
+    }
+    if (i < count) {
+        const I words[2] = {join_bytes(v + i), join_bytes(v + i + 4)};
+        store_words(words, 2, out, offset + i);
     }
 }
 

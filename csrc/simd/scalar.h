@@ -113,5 +113,10 @@ inline void store_bytes(const I* v, int count, uint8_t* const* out, int offset) 
     for (int i = 0; i < count; i++) out[0][offset + i] = static_cast<uint8_t>(v[i].v);
 }
 
+// count vectors become count words in a row for each lane.
+inline void store_words(const I* v, int count, uint8_t* const* out, int offset) {
+    for (int i = 0; i < count; i++) std::memcpy(out[0] + offset + 4 * i, &v[i].v, 4);
+}
+
 }  // namespace QK_TIER
 }  // namespace quantkit
