@@ -113,11 +113,12 @@ void dot(const Tier& tier, Format format, const DotJob& job, int threads) {
 }
 
 bool multiply(const Tier& tier, const FloatJob& job, int threads) {
-    constexpr int64_t RUN = 10;               // panels, for which x is read from memory once
+    constexpr int64_t RUN = 11;               // panels, for which x is read from memory once
     thread_local std::vector<float> scratch;  // fresh pages would cost more than the work on them
     std::atomic<bool> finite{true};
     const int64_t panels = (job.rows + FLOAT_PANEL - 1) / FLOAT_PANEL;
-    const int64_t share = panels / (2 * (threads > 0 ? threads : hardware_threads())) + 1;
+    if (threads <= 0) threads = hardware_threads();
+    const int64_t share = threads > 1 ? panels / (2 * threads) + 1 : panels;
     const int64_t step = std::min(RUN, share) * FLOAT_PANEL;
     parallel_for((job.rows + step - 1) / step, threads, [&](int64_t task) {
         const size_t n_floats = static_cast<size_t>(float_panels_scratch(RUN)) + 16;

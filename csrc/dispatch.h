@@ -51,10 +51,12 @@ struct FloatJob {
     Format format;
     const float* x;  // (n, cols)
     int64_t n, cols;
-    const uint8_t* packed;  // (rows, row_bytes)
-    int64_t row_bytes, rows;
+    const uint8_t* packed;  // (rows, row bytes)
+    int64_t pitch_bytes;    // from one row to the next
+    int64_t rows;
     float* out;  // (n, rows), rows of it out_stride apart
     int64_t out_stride;
+    bool input_major;  // f32, f16, bf16 alone: packed is (cols, rows), pitch_bytes from one column to the next
 };
 constexpr int64_t FLOAT_PANEL = 48;  // rows of weights that are multiplied together
 constexpr int64_t float_panels_scratch(int64_t panels) { return FLOAT_PANEL * (384 + 512 * panels); }  // floats

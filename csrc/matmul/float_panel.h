@@ -21,14 +21,15 @@ static void add_columns(const float* tile, const float* x, int64_t stride, int d
     F s[COLS][3];
     for (int c = 0; c < COLS; c++)
         for (int v = 0; v < 3; v++) s[c][v] = set1(0.0f);
-    for (int k = 0; k < depth; k++) {
+    int k = 0;
+    do {  // at least once, or compilers keep the sums in memory before and after
         F w[3];
         for (int v = 0; v < 3; v++) w[v] = load(tile + k * PANEL + v * L);
         for (int c = 0; c < COLS; c++) {
             const F xc = broadcast(x + c * stride + k);
             for (int v = 0; v < 3; v++) s[c][v] = fused(w[v], xc, s[c][v]);
         }
-    }
+    } while (++k < depth);
     for (int c = 0; c < COLS; c++)
         for (int v = 0; v < 3; v++) {
             float* to = sums + c * PANEL + v * L;
@@ -42,6 +43,30 @@ static void add_some(int64_t cols, const float* tile, const float* x, int64_t st
         add_columns<COLS>(tile, x, stride, depth, sums);
     else if constexpr (COLS > 1)
         add_some<COLS - 1>(cols, tile, x, stride, depth, sums);
+}
+
+// A tile of weights that lie input-major, where lanes are neighbours already.
+template <Scalar S>
+static void widen(const FloatJob& job, int64_t row, int64_t rows, int64_t col, int depth, float* tile) {
+    constexpr int64_t SIZE = SCALAR_BYTES[static_cast<int>(S)];
+    const uint8_t* from = job.packed + col * job.pitch_bytes + row * SIZE;
+    uint8_t padded[PANEL * SIZE] = {};
+    for (int k = 0; k < depth; k++, from += job.pitch_bytes, tile += PANEL) {
+        if (rows < PANEL) std::memcpy(padded, from, static_cast<size_t>(rows * SIZE));
+        const uint8_t* lanes = rows < PANEL ? padded : from;
+        for (int v = 0; v < 3; v++) store(tile + v * L, load_scalars<S>(lanes + v * L * SIZE));
+    }
+}
+
+// The same of rows that were decoded.
+static void turn(const float* decoded, float* tile) {
+    for (int r = 0; r < PANEL; r += L)
+        for (int j = 0; j < DEPTH; j += L) {
+            F square[L];
+            for (int l = 0; l < L; l++) square[l] = load(decoded + (r + l) * DECODED + j);
+            transpose(square);
+            for (int l = 0; l < L; l++) store(tile + (j + l) * PANEL + r, square[l]);
+        }
 }
 
 // Whether all that came out is finite.
@@ -58,19 +83,21 @@ static bool float_panels(const FloatJob& job, int64_t first, int64_t last, float
             const int64_t cols = std::min<int64_t>(DECODED, job.cols - at);
             float* sums = all_sums;
             for (int64_t row = first; row < last; row += PANEL, sums += n * PANEL) {
-                for (int64_t r = 0; r < std::min<int64_t>(PANEL, last - row); r++)
+                const int64_t rows = std::min<int64_t>(PANEL, last - row);
+                for (int64_t r = 0; r < rows && !job.input_major; r++)
                     decode_blocks(job.format,
-                                  job.packed + (row + r) * job.row_bytes + at / f.block_size * f.block_bytes,
+                                  job.packed + (row + r) * job.pitch_bytes + at / f.block_size * f.block_bytes,
                                   decoded + r * DECODED, cols / f.block_size);
                 for (int64_t k = 0; k < cols; k += DEPTH) {
-                    for (int r = 0; r < PANEL; r += L)
-                        for (int j = 0; j < DEPTH; j += L) {
-                            F square[L];
-                            for (int l = 0; l < L; l++) square[l] = load(decoded + (r + l) * DECODED + k + j);
-                            transpose(square);
-                            for (int l = 0; l < L; l++) store(tile + (j + l) * PANEL + r, square[l]);
-                        }
                     const int depth = static_cast<int>(std::min<int64_t>(DEPTH, cols - k));
+                    if (!job.input_major)
+                        turn(decoded + k, tile);
+                    else if (job.format == Format::f32)
+                        widen<Scalar::f32>(job, row, rows, at + k, depth, tile);
+                    else if (job.format == Format::f16)
+                        widen<Scalar::f16>(job, row, rows, at + k, depth, tile);
+                    else
+                        widen<Scalar::bf16>(job, row, rows, at + k, depth, tile);
                     for (int64_t c = 0; c < n; c += COLUMNS)
                         add_some<COLUMNS>(std::min<int64_t>(COLUMNS, n - c), tile, x + c * job.cols + at + k, job.cols,
                                           depth, sums + c * PANEL);

@@ -69,7 +69,8 @@ void check_floats(const Case& c, const Setting& setting) {
     std::vector<float> decoded(static_cast<size_t>(w.rows * w.cols)), out(static_cast<size_t>(n * stride), -1.5f);
     decode(*setting.tier, w.format, w.codes, decoded.data(),
            w.rows * w.cols / FORMATS[static_cast<int>(w.format)].block_size, 1);
-    const FloatJob job = {w.format, product.x.data(), n, w.cols, w.codes, w.row_bytes, w.rows, out.data(), stride};
+    const FloatJob job = {w.format,    product.x.data(), n,          w.cols, w.codes,
+                          w.row_bytes, w.rows,           out.data(), stride, false};
     const bool finite = multiply(*setting.tier, job, setting.threads);
     if (finite != std::all_of(out.begin(), out.end(), [](float y) { return std::isfinite(y); }))
         throw std::runtime_error("floats: finite or not is not what is said");
@@ -88,6 +89,19 @@ void check_floats(const Case& c, const Setting& setting) {
                 throw std::runtime_error("floats: row " + std::to_string(i) + ", output " + std::to_string(row) +
                                          " is " + std::to_string(got) + ", not " + std::to_string(wanted));
         }
+    // the same weights the other way round
+    std::vector<float> turned(decoded.size()), again(out.size(), -1.5f);
+    for (int64_t row = 0; row < w.rows; row++)
+        for (int64_t k = 0; k < w.cols; k++)
+            turned[static_cast<size_t>(k * w.rows + row)] = decoded[static_cast<size_t>(row * w.cols + k)];
+    FloatJob other = job;
+    other.format = Format::f32;
+    other.packed = reinterpret_cast<const uint8_t*>(turned.data());
+    other.pitch_bytes = 4 * w.rows;
+    other.out = again.data();
+    other.input_major = true;
+    multiply(*setting.tier, other, setting.threads);
+    if (finite && again != out) throw std::runtime_error("floats: input-major weights give other sums");
 }
 
 }  // namespace

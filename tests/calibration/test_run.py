@@ -202,7 +202,7 @@ def test_each_layer_is_told_of_however_fast_they_are(tmp_path: Path, monkeypatch
 def test_threads_bound_those_of_blas_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whenever a matrix is multiplied, by whatever thread of ours, BLAS has one thread."""
     seen: set[tuple[str, int]] = set()
-    product = Matrix._rows_product
+    product = Matrix.multiply
 
     def watched(self: Matrix, *arguments: Any) -> None:
         blas = numpy_blas_threads()
@@ -210,7 +210,7 @@ def test_threads_bound_those_of_blas_too(tmp_path: Path, monkeypatch: pytest.Mon
         seen.update({("blas", n) for n in blas} | {("ours", len(names) + 1)})
         product(self, *arguments)
 
-    monkeypatch.setattr(Matrix, "_rows_product", watched)
+    monkeypatch.setattr(Matrix, "multiply", watched)
     for threads in (1, 3):
         seen.clear()
         run(tmp_path / f"{threads}.gguf", tokens=512, threads=threads)

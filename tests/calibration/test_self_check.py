@@ -94,18 +94,17 @@ def positions_from_one(patch: pytest.MonkeyPatch) -> None:
 
 def qk_norm_missing(patch: pytest.MonkeyPatch) -> None:
     real = attention_layer.rms_norm
-    patch.setattr(
-        attention_layer, "rms_norm", lambda x, weight, eps, team: x if weight is None else real(x, weight, eps, team)
-    )
+    patch.setattr(attention_layer, "rms_norm", lambda x, weight, eps: None if weight is None else real(x, weight, eps))
 
 
 def qk_norm_before_rotation_of_keys_only(patch: pytest.MonkeyPatch) -> None:
     """Rotation keeps the norm, so its order does not matter, but that both have it does."""
     real, count = attention_layer.rms_norm, [0]
 
-    def norm(x: np.ndarray, weight: Any, eps: float, team: Any) -> np.ndarray:
+    def norm(x: np.ndarray, weight: Any, eps: float) -> None:
         count[0] += 1
-        return x if count[0] % 2 else real(x, weight, eps, team)
+        if count[0] % 2 == 0:
+            real(x, weight, eps)
 
     patch.setattr(attention_layer, "rms_norm", norm)
 
@@ -165,7 +164,9 @@ def second_best_expert(patch: pytest.MonkeyPatch) -> None:
 
 
 def gate_and_up_swapped(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(feed_forward_layer, "gated", lambda gate, up, team: feed_forward.gated(up, gate, team))
+    patch.setattr(
+        feed_forward, "gated", lambda gate, up, real=feed_forward.gated: (real(up, gate), np.copyto(gate, up))
+    )
 
 
 def shared_expert_left_out(patch: pytest.MonkeyPatch) -> None:
@@ -174,40 +175,39 @@ def shared_expert_left_out(patch: pytest.MonkeyPatch) -> None:
 
 def another_epsilon(patch: pytest.MonkeyPatch) -> None:
     real = attention_layer.rms_norm
-    patch.setattr(attention_layer, "rms_norm", lambda x, weight, eps, team: real(x, weight, eps + 1, team))
+    patch.setattr(attention_layer, "rms_norm", lambda x, weight, eps: real(x, weight, eps + 1))
 
 
 def one_output_wrong(patch: pytest.MonkeyPatch) -> None:
     """As a kernel does that forgets the last row of a panel."""
-    real = weights.Matrix._rows_product
+    real = weights.Matrix.multiply
 
-    def product(self: Any, x: Any, out: Any, first: int) -> None:
-        real(self, x, out, first)
-        if first + out.shape[1] == self.n_outputs:
+    def product(self: Any, x: Any, out: Any, outputs: slice) -> None:
+        real(self, x, out, outputs)
+        if outputs.stop == self.n_outputs:
             out[:, -1] = 0
 
-    patch.setattr(weights.Matrix, "_rows_product", product)
+    patch.setattr(weights.Matrix, "multiply", product)
 
 
 def rounded_to_bf16(patch: pytest.MonkeyPatch) -> None:
     """As products do whose activations are converted."""
-    real = weights.Matrix._rows_product
+    real = weights.Matrix.multiply
 
     def product(self: Any, x: Any, *others: Any) -> None:
         real(self, (x.view(np.uint32) & 0xFFFF0000).view(np.float32), *others)
 
-    patch.setattr(weights.Matrix, "_rows_product", product)
+    patch.setattr(weights.Matrix, "multiply", product)
 
 
 def not_a_number(patch: pytest.MonkeyPatch) -> None:
-    real = feed_forward_layer.gated
+    real = feed_forward.gated
 
-    def gated(*arguments: Any) -> Any:
-        found = real(*arguments)
-        found[0, 0] = np.nan
-        return found
+    def gated(gate: Any, up: Any) -> None:
+        real(gate, up)
+        gate[0, 0] = np.nan
 
-    patch.setattr(feed_forward_layer, "gated", gated)
+    patch.setattr(feed_forward, "gated", gated)
     patch.setattr(weights, "multiply", lambda x, packed, out, **options: out.fill(np.nan))
 
 

@@ -17,6 +17,7 @@ from tests.kernels.matrices import Matrix, rows_of
 from quantkit.errors import NonFiniteError, UsageError
 from quantkit.kernels import FORMATS, _machine, build_info, dequantize, matmul, matmul_experts, quantize
 from quantkit.kernels.matmul import Mode
+from quantkit.kernels.panel import BlockWeights, InputMajorWeights, multiply
 
 TIERS = build_info()["tiers_supported"]
 NAMES = list(FORMATS)
@@ -121,6 +122,27 @@ def test_panels_in_floats_refuse_what_does_not_fit() -> None:
         ):  # fmt: skip
             with pytest.raises(ValueError, match=r"row|cols|block"):
                 _machine.matmul_panels(tier, "q4_k", *wrong, 1)
+
+
+@pytest.mark.parametrize("name", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("n", [3, 9, 700])
+def test_input_major_weights_give_the_same_bits(name: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One half of wider lines, as gate and up are stored; rows and columns that fill neither panels nor vectors."""
+    packed, _ = weights_of(name, 523, 396)
+    x, format = gauss((n, 396)), FORMATS[name]
+    item = format.block_bytes
+    lines = np.zeros((396, 600 * item), np.uint8)
+    other = lines[:, 70 * item : 593 * item]
+    other[:] = packed.reshape(523, 396, item).swapaxes(0, 1).reshape(396, -1)
+    for tier in TIERS:
+        monkeypatch.setenv("QUANTKIT_TIER", tier)
+        wanted, found = np.empty((n, 523), np.float32), np.empty((n, 600), np.float32)[:, 5:528]
+        multiply(x, BlockWeights(packed, format), wanted, int8=False, threads=1)
+        multiply(x, InputMajorWeights(other, format), found, int8=False, threads=2)
+        np.testing.assert_array_equal(found, wanted)
+    other[7, 300 * item : 301 * item] = 0xFF  # NaN
+    with pytest.raises(NonFiniteError, match="weight nan at row 300, column 7 is not finite"):
+        multiply(x, InputMajorWeights(other, format), found, int8=False, threads=1)
 
 
 def test_one_dimension_gives_one() -> None:

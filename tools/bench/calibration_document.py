@@ -183,7 +183,7 @@ def speed_lines(speed: Speed) -> list[str]:
         f"× 5120 × 8192, weights in float32 already). Of that the walk reaches {speed.rate / speed.blas:.0%}, and "
         f"{speed.rate / speed.fma:.0%} of the multiply-adds; at BLAS's rate it would be "
         f"{speed.blas / speed.work:.0f} tokens/s.",
-        "- Experts are read and turned about by one thread, beside the products: "
+        "- Experts are read and checked by one thread, beside the products: "
         f"{speed.reading(cold=False) / 1e9:.1f} GB/s from the page cache, {speed.reading(cold=True) / 1e9:.2f} GB/s "
         "from this machine's disk.",
         f"- llama.cpp says of itself: {flags}",
@@ -288,7 +288,7 @@ def whole_model_lines(speed: Speed) -> list[str]:
         "ones have more. Not measured either.",
         "- Reading: BF16 weights of all layers, "
         + ", ".join(f"{model_bytes(shape) / 1e9:.0f} GB for {name}" for name, shape in MODELS.items())
-        + f", over the slower of the disk and the thread that reads and turns about ({reading / 1e9:.1f} GB/s, as "
+        + f", over the slower of the disk and the thread that reads and checks ({reading / 1e9:.1f} GB/s, as "
         f"here).",
         "",
         f"| model | machine | TFLOP/s | computing | {' | '.join(f'reading at {disk}' for disk in DISKS)} | "

@@ -205,7 +205,7 @@ def ceilings(threads: int, inputs: int, outputs: int) -> Found:
 
 
 def reading(checkpoint: str, experts: int, *, cold: bool = False) -> Found:
-    """Experts read and turned about by one thread, as the stream does it beside its products."""
+    """Experts read and checked by one thread, as the stream does it beside its products."""
     from quantkit.llama4.forward import open_weights
     from quantkit.llama4.forward.layer_weights import read_expert
 

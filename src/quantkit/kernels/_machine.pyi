@@ -37,9 +37,9 @@ def matmul_few(tier: str, format: str, x: Annotated[NDArray[numpy.float32], dict
     out (n, rows) = x (n, cols) times the decoded rows of packed, n <= DOT_ROWS. The columns of x are padded with zeros to a multiple of 32.
     """
 
-def matmul_panels(tier: str, format: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], packed: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), device='cpu')], threads: int) -> bool | None:
+def matmul_panels(tier: str, format: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], packed: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), device='cpu')], threads: int, input_major: bool = False) -> bool | None:
     """
-    out (n, rows) = x (n, cols) times the decoded rows of packed (rows, row_bytes), in floats. Rows of packed and out may lie apart. Whether out is finite; None, and nothing done: the tier leaves it to BLAS.
+    out (n, rows) = x (n, cols) times the decoded rows of packed (rows, row_bytes), in floats. Rows of packed and out may lie apart. With input_major, which f32, f16 and bf16 may be, packed has a row for each column of x. Whether out is finite; None, and nothing done: the tier leaves it to BLAS.
     """
 
 def matmul_tiers() -> list[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from quantkit.errors import NonFiniteError
 from quantkit.kernels import _machine
 from quantkit.kernels.arrays import check_finite, float32_array
 from quantkit.kernels.blas import blas_threads
+from quantkit.kernels.codec import OutOfRangeError, Scalar, encode_into
 from quantkit.kernels.formats import Format
 from quantkit.kernels.groups import WHOLE_ROW, dequantize_groups
 from quantkit.kernels.tier import current_tier
@@ -80,6 +81,61 @@ class BlockWeights:
         packed = np.ascontiguousarray(self.packed).reshape(-1)
         tier, name = current_tier(), self.format.name
         return _machine.matmul_fast(tier, name, x.reshape(-1), packed, *self.shape, out.reshape(-1), threads)
+
+
+@dataclass(frozen=True)
+class InputMajorWeights:
+    """uint8 (cols, bytes of all rows) of f32, f16 or bf16: other weights transposed, and the same results bit by
+    bit."""
+
+    packed: npt.NDArray[np.uint8]
+    format: Format
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        cols, n_bytes = self.packed.shape
+        return n_bytes // self.format.block_bytes, cols
+
+    def decode(self, first: int, out: Floats, threads: int) -> None:
+        self.transpose(first, out.view(np.uint8), "f32", threads)
+
+    def multiply_direct(self, x: Floats, out: Floats, threads: int) -> bool | None:
+        if len(x) > _machine.DOT_ROWS:
+            return _machine.matmul_panels(current_tier(), self.format.name, x, self.packed, out, threads, True)
+        rows, cols = self.shape
+        row_bytes = cols * self.format.block_bytes
+        step = max(1, SCRATCH_BYTES_MANY // row_bytes)
+        all_finite = True
+        for first in range(0, rows, step):
+            packed = np.empty((min(step, rows - first), row_bytes), np.uint8)
+            self.transpose(first, packed, self.format.name, threads)
+            part = out[:, first : first + step]
+            all_finite &= bool(BlockWeights(packed, self.format).multiply_direct(x, part, threads))
+        return all_finite
+
+    def multiply_int8(self, x: Floats, out: Floats, threads: int) -> bool:
+        raise NotImplementedError("int8 activations are for block formats")
+
+    def transpose(self, first: int, out: npt.NDArray[np.uint8], format: str, threads: int) -> None:
+        """Rows from `first` on into `out`, uint8 (count, row_bytes) of a plain float format, C-contiguous."""
+        cols, n_bytes = self.packed.shape
+        item, pitch = self.format.block_bytes, self.packed.strides[0]
+        flat = np.lib.stride_tricks.as_strided(self.packed, ((cols - 1) * pitch + n_bytes,), (1,))
+        try:
+            encode_into(
+                out,
+                flat,
+                format=format,
+                dtype=cast(Scalar, self.format.name),
+                rows=len(out),
+                cols=cols,
+                offset_elements=first,
+                row_stride=1,
+                col_stride=pitch // item,
+                threads=threads,
+            )
+        except OutOfRangeError as error:
+            raise OutOfRangeError(format, first + error.row, error.col, error.value) from None
 
 
 @dataclass(frozen=True)

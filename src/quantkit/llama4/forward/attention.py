@@ -59,7 +59,8 @@ def _attend_rows(q: Floats, k: Floats, v: Floats, last_key: Ids, key_block: int)
         keys = slice(start, min(end, start + key_block))
         scores = q @ k[keys].T
         if keys.stop > last_key[0] + 1:
-            scores[np.arange(start, keys.stop) > last_key[:, None]] = -np.inf
+            ahead = slice(max(start, int(last_key[0]) + 1), keys.stop)  # of the first query
+            scores[:, ahead.start - start :][np.arange(ahead.start, ahead.stop) > last_key[:, None]] = -np.inf
         # key 0 is seen by all, so the first maximum is finite and so are all that follow
         peak = scores.max(axis=1, keepdims=True)
         if start:

@@ -29,30 +29,34 @@ class AttentionLayer:
 
     def _attend_group(self, group: list[Piece]) -> None:
         """Keys and values of all its tokens first, then queries block by block."""
-        setting, weights = self._setting, self._weights
+        setting, weights, hp = self._setting, self._weights, self._hp
         first, stop = group[0].row, group[-1].row + group[-1].count
-        shape = (stop - first, self._hp.n_kv_heads, self._hp.head_dim)
+        shape = stop - first, hp.n_kv_heads * hp.head_dim
         k, v = setting.scratch.array("k", *shape), setting.scratch.array("v", *shape)
         names = attention_names(self._layer)
         blocks = spans(first, stop, setting.blocks.tokens)
         for block in blocks:
             x = setting.normed(self._states, weights.norm, block)
-            watch = self._watch(block).inputs(names[:3], x)
-            keys, values = setting.products(x, {"q": weights.k, "y": weights.v}, watch)
             here = slice(block.start - first, block.stop - first)
-            k[here] = self._positioned(keys, block)
-            v[here] = values.reshape(-1, *shape[1:])
+            q = setting.scratch.array("q", len(x), weights.q.n_outputs)
+            products = [(weights.k, k[here]), (weights.v, v[here])]
+            if len(blocks) == 1:
+                products.append((weights.q, q))
+            setting.products(x, products, self._watch(block).inputs(names[:3], x))
+            self._position(k[here], block)
         for block in blocks:
-            x = setting.normed(self._states, weights.norm, block)
-            (queries,) = setting.products(x, {"q": weights.q})
-            q = self._positioned(queries, block)
-            q *= self._query_scale(block)
+            if len(blocks) > 1:
+                x = setting.normed(self._states, weights.norm, block)
+                q = setting.scratch.array("q", len(x), weights.q.n_outputs)
+                setting.products(x, [(weights.q, q)])
+            self._position(q, block, self._query_scale(block))
             mixed = setting.scratch.array("mixed", *q.shape)
             for piece in group:
-                self._attend_piece(piece, block, first, q, k, v, mixed)
-            mixed = mixed.reshape(len(q), -1)
-            (y,) = setting.products(mixed, {"y": weights.output}, self._watch(block).inputs(names[3:], mixed))
-            self._states.add(block, y)
+                heads = (array.reshape(len(array), -1, hp.head_dim) for array in (q, k, v, mixed))
+                self._attend_piece(piece, block, first, *heads)
+            y = setting.scratch.array("y", len(q), weights.output.n_outputs)
+            setting.products(mixed, [(weights.output, y)], self._watch(block).inputs(names[3:], mixed))
+            setting.add(self._states, block, y)
 
     def _attend_piece(
         self, piece: Piece, block: slice, first: int, q: Floats, k: Floats, v: Floats, mixed: Floats
@@ -67,15 +71,21 @@ class AttentionLayer:
         tasks = attend(q[mine], k[keys], v[keys], start - piece.row, mixed[mine], sizes.queries, sizes.keys)
         self._setting.team.run(tasks)
 
-    def _positioned(self, x: Floats, block: slice) -> Floats:
-        """Queries or keys (n, heads * head_dim) with RoPE and norm where the layer has them: (n, heads, head_dim)."""
-        heads = x.reshape(len(x), -1, self._hp.head_dim)
-        if self._hp.uses_rope[self._layer]:
-            for part, position in self._setting.positions(block):
-                rotate(heads[part], turns(self._setting.frequency, position, part.stop - part.start))
-            if self._hp.use_qk_norm:
-                rms_norm(heads, None, self._hp.rms_norm_eps, self._setting.team)
-        return heads
+    def _position(self, x: Floats, block: slice, scale: Floats | None = None) -> None:
+        """RoPE and norm, where the layer has them, of keys or queries (n, heads * head_dim), and `scale`; in place."""
+        hp, setting = self._hp, self._setting
+
+        def position(part: slice) -> None:
+            heads = x[part].reshape(part.stop - part.start, -1, hp.head_dim)
+            if hp.uses_rope[self._layer]:
+                for rows, first in setting.positions(slice(block.start + part.start, block.start + part.stop)):
+                    rotate(heads[rows], turns(setting.frequency, first, rows.stop - rows.start))
+                if hp.use_qk_norm:
+                    rms_norm(heads, None, hp.rms_norm_eps)
+            if scale is not None:
+                heads *= scale[part]
+
+        setting.team.spread(x, position)
 
     def _query_scale(self, block: slice) -> Floats:
         """What queries are multiplied with, float32 (n, 1, 1)."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from quantkit.llama4.forward.blocks import spans
-from quantkit.llama4.forward.feed_forward import GatedUnit, gated
+from quantkit.llama4.forward.feed_forward import GatedUnit
 from quantkit.llama4.forward.floats import Floats, Ids, Rows
 from quantkit.llama4.forward.layer_weights import (
     FeedForwardWeights,
@@ -46,7 +46,7 @@ class FeedForwardLayer:
         names = unit_names(self._layer, "")
         for block in self._blocks(self._setting.n_tokens):
             x, watch = self._normed(block), self._watch(np.arange(block.start, block.stop))
-            self._states.add(block, self._unit(self._weights.unit, x, names, watch, "y"))
+            self._setting.add(self._states, block, self._unit(self._weights.unit, x, names, watch, "y"))
 
     def _route(self, router: Floats) -> tuple[Ids, Floats]:
         """Experts and router weights (n, experts used) of all tokens."""
@@ -70,8 +70,8 @@ class FeedForwardLayer:
             y = self._shared(x, rows)
             for part, expert, unit in experts.runs(block):
                 here = slice(part.start - block.start, part.stop - block.start)
-                y[here] += self._routed(unit, expert, x[here], rows[here], scale[part])
-            self._states.add(rows, y)
+                routed = self._routed(unit, expert, x[here], rows[here], scale[part])
+                self._setting.add(self._states, rows[here], y[here], routed)
         experts.done()
 
     def _several_experts_each(self, tokens: Ids, ids: Ids, scale: Floats) -> None:
@@ -81,12 +81,11 @@ class FeedForwardLayer:
         for block in self._blocks(len(tokens)):
             for part, expert, unit in experts.runs(block):
                 rows = tokens[part]
-                total.add(rows, self._routed(unit, expert, self._normed(rows), rows, scale[part]))
+                self._setting.add(total, rows, self._routed(unit, expert, self._normed(rows), rows, scale[part]))
         experts.done()
         for block in self._blocks(self._setting.n_tokens):
             y = self._shared(self._normed(block), np.arange(block.start, block.stop))
-            y += total.read(block)
-            self._states.add(block, y)
+            self._setting.add(self._states, block, y, total.read(block))
         total.close()
 
     def _shared(self, x: Floats, tokens: Ids) -> Floats:
@@ -95,15 +94,18 @@ class FeedForwardLayer:
 
     def _routed(self, unit: GatedUnit, expert: int, x: Floats, tokens: Ids, scale: Floats) -> Floats:
         # before gate and up: silu makes it another number than after them
-        x = np.multiply(x, scale[:, None], out=self._setting.scratch.array("routed x", *x.shape))
-        return self._unit(unit, x, unit_names(self._layer, "_exps"), self._watch(tokens, expert, scale), "routed y")
+        scaled = self._setting.scratch.array("routed x", *x.shape)
+        self._setting.team.spread(x, lambda part: np.multiply(x[part], scale[part, None], out=scaled[part]))
+        watch = self._watch(tokens, expert, scale)
+        return self._unit(unit, scaled, unit_names(self._layer, "_exps"), watch, "routed y")
 
     def _unit(self, unit: GatedUnit, x: Floats, names: list[str], watch: Watch, out: str) -> Floats:
         """The unit of x, in the scratch array `out`; `names` of what multiplies x, and last of its inner values."""
-        products = self._setting.products
-        gate, up = products(x, {"gate": unit.gate, "up": unit.up}, watch.inputs(names[:-1], x))
-        inner = gated(gate, up, self._setting.team)
-        (y,) = products(inner, {out: unit.down}, watch.inputs(names[-1:], inner))
+        scratch, n = self._setting.scratch, len(x)
+        inner, up = (scratch.array(name, n, unit.gate.n_outputs) for name in ("inner", "up"))
+        self._setting.team.run([watch.inputs(names[:-1], x), *unit.inner_tasks(x, inner, up)])
+        y = scratch.array(out, n, unit.down.n_outputs)
+        self._setting.products(inner, [(unit.down, y)], watch.inputs(names[-1:], inner))
         self._setting.observer.outputs(Outputs(self._layer, y, watch.tokens, watch.expert))
         return y
 

@@ -70,7 +70,7 @@ class GgufWeights:
         values: Floats = self.rows(name, 0, 1).tensor.dequantize()[0]
         return values
 
-    def matrices(self, names: Sequence[str], expert: int | None = None) -> list[Matrix]:
+    def matrices(self, names: Sequence[str], expert: int | None = None, *, input_major: bool = False) -> list[Matrix]:
         return [self._read(name, (expert or 0) * _n_rows(self._tensors[name])) for name in names]
 
     def rows(self, name: str, first: int, count: int) -> Matrix:

@@ -62,4 +62,4 @@ def read_feed_forward(weights: Weights, layer: int) -> FeedForwardWeights:
 
 
 def read_expert(weights: Weights, layer: int, expert: int) -> GatedUnit:
-    return GatedUnit(*weights.matrices(unit_names(layer, "_exps"), expert))
+    return GatedUnit(*weights.matrices(unit_names(layer, "_exps"), expert, input_major=True))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
 from typing import TypeVar
 
 from quantkit.llama4.forward.blocks import Blocks
@@ -13,7 +13,7 @@ from quantkit.llama4.forward.floats import Floats, Ids, Rows
 from quantkit.llama4.forward.norm import rms_norm
 from quantkit.llama4.forward.observer import Inputs, Observer
 from quantkit.llama4.forward.prefetch import Prefetch
-from quantkit.llama4.forward.states import States
+from quantkit.llama4.forward.states import States, part_of
 from quantkit.llama4.forward.team import Team
 from quantkit.llama4.forward.weights import Matrix, Weights
 from quantkit.llama4.hyperparameters import Hyperparameters
@@ -65,17 +65,33 @@ class Setting:
     def normed(self, states: States, norm: Floats, rows: Rows) -> Floats:
         """Normed hidden states (n, hidden), which live until they are asked for again."""
         n = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
-        x = states.read(rows, out=self.scratch.array("x", n, self.hp.hidden_size))
-        return rms_norm(x, norm, self.hp.rms_norm_eps, self.team)
+        x = self.scratch.array("x", n, self.hp.hidden_size)
+
+        def read(part: slice) -> None:
+            states.read(part_of(rows, part), out=x[part])
+            rms_norm(x[part], norm, self.hp.rms_norm_eps)
+
+        self.team.spread(x, read)
+        return x
+
+    def add(self, states: States, rows: Rows, y: Floats, *others: Floats) -> None:
+        """The sum of y and others, which y holds then, to rows of `states`."""
+
+        def add(part: slice) -> None:
+            for other in others:
+                y[part] += other[part]
+            states.add(part_of(rows, part), y[part])
+
+        self.team.spread(y, add)
 
     def products(
-        self, x: Floats, matrices: Mapping[str, Matrix], watch: Callable[[], None] | None = None
-    ) -> list[Floats]:
-        """x times some matrices, in scratch arrays of the names given; `watch` looks at x meanwhile."""
-        found = [self.scratch.array(name, len(x), matrix.n_outputs) for name, matrix in matrices.items()]
-        tasks = (matrix.tasks(x, out) for matrix, out in zip(matrices.values(), found, strict=True))
-        self.team.run([*([watch] if watch else []), *chain.from_iterable(tasks)])
-        return found
+        self, x: Floats, products: Iterable[tuple[Matrix, Floats]], watch: Callable[[], None] | None = None
+    ) -> None:
+        """x times some matrices, each into its array; `watch` looks at x meanwhile."""
+        pieces = [(matrix, x, out, outputs) for matrix, out in products for outputs in matrix.pieces()]
+        pieces.sort(key=lambda piece: piece[3].start - piece[3].stop)  # the largest first
+        watching = [] if watch is None else [watch]
+        self.team.run([*watching, *(partial(Matrix.multiply, *piece) for piece in pieces)])
 
     def positions(self, block: slice) -> Iterator[tuple[slice, int]]:
         """The parts of a block of tokens that lie in one sequence each, counted from the block's first token, and the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -17,8 +18,14 @@ from quantkit.llama4.forward.floats import Floats, Rows
 _ADD_ROWS = 256  # at a time: what lies between is small
 
 
+def part_of(rows: Rows, part: slice) -> Rows:
+    """rows[part], for a slice with start and stop too."""
+    return slice(rows.start + part.start, rows.start + part.stop) if isinstance(rows, slice) else rows[part]
+
+
 class States(Protocol):
-    """float32 (n, cols), read and written by rows: a slice, or ascending numbers."""
+    """float32 (n, cols), read and written by rows: a slice, or ascending numbers. Several threads may do so at once,
+    each with rows of its own."""
 
     shape: tuple[int, int]
 
@@ -76,6 +83,7 @@ class FileStates:
     def __init__(self, n: int, cols: int, folder: Path | None = None) -> None:
         self.shape = (n, cols)
         self._row_bytes = 4 * cols
+        self._lock = threading.Lock()  # of the file's position
         self._folder = folder or Path(tempfile.gettempdir())
         try:
             self._file = tempfile.TemporaryFile(prefix="quantkit-", dir=folder, buffering=0)  # noqa: SIM115
@@ -87,12 +95,13 @@ class FileStates:
         found = np.empty((self._count(rows), self.shape[1]), np.float32) if out is None else out
         for first, place, count in self._runs(rows):
             view = found[place : place + count].data.cast("B")
-            self._file.seek(first * self._row_bytes)
-            while view:
-                n_read = self._file.readinto(view)
-                if not n_read:
-                    raise OutputError(f"{self._folder}: the file of hidden states became shorter")
-                view = view[n_read:]
+            with self._lock:
+                self._file.seek(first * self._row_bytes)
+                while view:
+                    n_read = self._file.readinto(view)
+                    if not n_read:
+                        raise OutputError(f"{self._folder}: the file of hidden states became shorter")
+                    view = view[n_read:]
         return found
 
     def write(self, rows: Rows, values: Floats) -> None:
@@ -100,9 +109,10 @@ class FileStates:
         for first, place, count in self._runs(rows):
             view = values[place : place + count].data.cast("B")
             try:
-                self._file.seek(first * self._row_bytes)
-                while view:
-                    view = view[self._file.write(view) or 0 :]
+                with self._lock:
+                    self._file.seek(first * self._row_bytes)
+                    while view:
+                        view = view[self._file.write(view) or 0 :]
             except OSError as error:
                 raise self._failed(error) from error
 

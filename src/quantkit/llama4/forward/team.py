@@ -11,9 +11,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 from quantkit.kernels.blas import blas_threads
 from quantkit.kernels.codec import thread_count
+from quantkit.llama4.forward.blocks import spans
+from quantkit.llama4.forward.floats import Floats
+
+_PIECE = 1 << 18  # elements
 
 
 class Team:
@@ -46,6 +51,10 @@ class Team:
             helper.result()
         if errors:
             raise errors[min(errors)]
+
+    def spread(self, x: Floats, work: Callable[[slice], object]) -> None:
+        """work(rows) on all rows of x (n, cols), so many at a time that a core's cache holds them."""
+        self.run(partial(work, part) for part in spans(0, len(x), max(1, _PIECE // x.shape[1])))
 
     @contextmanager
     def at_work(self) -> Iterator[None]:

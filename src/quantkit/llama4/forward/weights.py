@@ -1,15 +1,14 @@
 """Weights for the forward pass, one door for checkpoints and GGUF files, under the GGUF's names.
 
-Every matrix has its outputs as rows and lies packed in one run of memory, whatever its origin: a checkpoint's BF16
-tensor and the same tensor of a BF16 GGUF are the same bytes, go through the same products, and give the same results.
+Every matrix has its outputs as rows, whatever its origin, unless it is for products alone and lies otherwise in the
+checkpoint: a BF16 tensor of that and the same tensor of a BF16 GGUF give the same results.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Protocol
@@ -20,15 +19,14 @@ import numpy.typing as npt
 from quantkit.checkpoint import open_checkpoint
 from quantkit.errors import NonFiniteError, UnsupportedModelError
 from quantkit.gguf import open_gguf
-from quantkit.kernels import FORMATS, QuantizedTensor
-from quantkit.kernels.panel import BlockWeights, multiply
+from quantkit.kernels import FORMATS, Format, QuantizedTensor
+from quantkit.kernels.panel import BlockWeights, InputMajorWeights, multiply
 from quantkit.llama4.forward.floats import Floats
 from quantkit.llama4.forward.team import Team
 from quantkit.llama4.hyperparameters import Hyperparameters
 
-# Pieces of a product: enough for many threads, large enough for BLAS, which packs x anew for each of them, of whole
-# panels, and of one size, so that threads end together.
-_PIECES, PIECE_ROWS, _PANEL = 16, 528, 48
+# Pieces of a product: whole panels, enough for many threads, large enough for BLAS, which packs x anew for each.
+PIECE_ROWS, _PANEL = 528, 48
 
 
 @dataclass(frozen=True)
@@ -37,40 +35,56 @@ class Matrix:
 
     Args:
         name: what errors tell.
-        packed: uint8 (outputs, row_bytes).
+        packed: uint8 (outputs, row_bytes); if input_major, (inputs, bytes of all outputs).
         format: "bf16", "q4_k", ...: see quantkit.kernels.FORMATS.
+        input_major: for products alone, which are the same bit by bit.
     """
 
     name: str
     packed: npt.NDArray[np.uint8]
     format: str
+    input_major: bool = False
 
     @property
     def tensor(self) -> QuantizedTensor:
         """The same bytes, as a user of quantkit knows them."""
+        assert not self.input_major
         return QuantizedTensor(self.packed, self.format)
 
     @property
     def n_outputs(self) -> int:
-        return len(self.packed)
+        return self.packed.shape[1] // self._format.block_bytes if self.input_major else len(self.packed)
+
+    @property
+    def _format(self) -> Format:
+        return FORMATS[self.format]
 
     def product(self, x: Floats, out: Floats, team: Team) -> Floats:
         """out = x Wᵀ in float32: x (n, inputs), finite, out (n, outputs). NonFiniteError with the tensor's name."""
-        team.run(self.tasks(x, out))
+        team.run(partial(self.multiply, x, out, outputs) for outputs in self.pieces())
         return out
 
-    def tasks(self, x: Floats, out: Floats) -> Iterator[Callable[[], object]]:
-        """What `product` consists of, in any order, each for one thread."""
-        n_panels = -(-self.n_outputs // _PANEL)
-        n_pieces = max(min(_PIECES, n_panels // 2), -(-n_panels * _PANEL // PIECE_ROWS))
-        ends = [min(piece * n_panels // n_pieces * _PANEL, self.n_outputs) for piece in range(n_pieces + 1)]
-        for first, stop in pairwise(ends):
-            yield partial(self._rows_product, x, out[:, first:stop], first)
+    def pieces(self) -> list[slice]:
+        """Outputs that are one task each: many at first, few at last, so that threads end together."""
+        found, first = [], 0
+        while first < self.n_outputs:
+            panels = min(PIECE_ROWS, (self.n_outputs - first) // 4) // _PANEL
+            stop = min(self.n_outputs, first + max(1, panels) * _PANEL)
+            found.append(slice(first, stop))
+            first = stop
+        return found
 
-    def _rows_product(self, x: Floats, out: Floats, first: int) -> None:
-        weights = BlockWeights(self.packed[first : first + out.shape[1]], FORMATS[self.format])
+    def multiply(self, x: Floats, out: Floats, outputs: slice) -> None:
+        """One piece of `product`, on the calling thread."""
+        first, stop = outputs.start, outputs.stop
+        weights: InputMajorWeights | BlockWeights
+        if self.input_major:
+            item = self._format.block_bytes
+            weights = InputMajorWeights(self.packed[:, item * first : item * stop], self._format)
+        else:
+            weights = BlockWeights(self.packed[first:stop], self._format)
         try:
-            multiply(x, weights, out, int8=False, threads=1)
+            multiply(x, weights, out[:, outputs], int8=False, threads=1)
         except NonFiniteError as error:
             error.what = f"{self.name}, from row {first} on: {error.what}"
             raise
@@ -95,8 +109,12 @@ class Weights(Protocol):
     def vector(self, name: str) -> Floats:
         """The weights of a norm, float32 (n,)."""
 
-    def matrices(self, names: Sequence[str], expert: int | None = None) -> list[Matrix]:
-        """Whole matrices, or those of one expert. What lies together is read together."""
+    def matrices(self, names: Sequence[str], expert: int | None = None, *, input_major: bool = False) -> list[Matrix]:
+        """Whole matrices, or those of one expert. What lies together is read together.
+
+        Args:
+            input_major: leave those so that lie so; else all have outputs as rows.
+        """
 
     def rows(self, name: str, first: int, count: int) -> Matrix:
         """Rows `first` to `first + count` of a matrix."""
