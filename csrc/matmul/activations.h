@@ -107,17 +107,21 @@ static bool prepare_vector(const float* x, int64_t cols, uint8_t* out) {
     return true;
 }
 
+// Of (sub-)block s of a super-block, from its sums of four.
+template <int SUBS>
+inline int16_t sum_of(const int32_t* fours, int s) {
+    int32_t sum = 0;
+    for (int l = 0; l < 8 / SUBS; l++) sum += fours[8 / SUBS * s + l];
+    return static_cast<int16_t>(sum);
+}
+
 template <class R>
 static bool prepare_whole_vector(const float* x, int64_t cols, uint8_t* out) {
     const WholeVector<R> to(out, cols);
     for (int64_t c = 0; c < cols / 256; c++) {
         int32_t fours[64];
         if (!quantize_block<8>(x + 256 * c, to.codes + 256 * c, fours, to.step[c])) return false;
-        for (int s = 0; s < 16; s++) {
-            int32_t sum = 0;
-            for (int l = 0; l < 8 / R::SUBS && s < 8 * R::SUBS; l++) sum += fours[8 / R::SUBS * s + l];
-            to.sums[16 * c + s] = static_cast<int16_t>(sum);
-        }
+        for (int s = 0; s < 16; s++) to.sums[16 * c + s] = s < 8 * R::SUBS ? sum_of<R::SUBS>(fours, s) : int16_t{0};
     }
     return true;
 }
@@ -204,11 +208,9 @@ static bool prepare_super_panel(const float* const* x, int n, int64_t first, int
             for (int i = 0; i < 8; i++) {
                 for (int k = 0; k < 8; k++) put(codes + 32 * i + 4 * k);
                 for (int s = SUBS * i; s < SUBS * (i + 1); s++) {
-                    int32_t sum = 0;
-                    for (int l = 0; l < 8 / SUBS; l++) sum += fours[8 / SUBS * s + l];
-                    sums[s] = static_cast<int16_t>(sum);
+                    sums[s] = sum_of<SUBS>(fours, s);
                     // a half goes up in one and down in the next: all up would add up
-                    const int32_t start = sum * start_factor<R>() + (ROUND ? ROUND - s % 2 : 0);
+                    const int32_t start = sums[s] * start_factor<R>() + (ROUND ? ROUND - s % 2 : 0);
                     put(&start);
                 }
             }

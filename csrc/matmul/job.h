@@ -1,4 +1,5 @@
-// The door of `fast` products: y = x W^T with W in blocks or groups, x quantized to int8 in blocks of 32 columns.
+// The door of `fast` products: y = x W^T with W in blocks or groups, x quantized to int8 in blocks of 32 or 256
+// columns.
 #pragma once
 #include <cstdint>
 #include <string>

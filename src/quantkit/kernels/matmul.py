@@ -13,10 +13,10 @@ m(b) of its block, so that beside float rounding
 
     |y - sum_c x_c w_c| <= sum_b m(b) / 254 * sum_(c in b) |w_c|
 
-With k-quants and iq4_xs and more than 3 rows of x blocks are of 256 columns, and sums of products with the codes of a
-scale s are cut to 16 bits, which adds sum_s h |s| m(b) / 127 with h = 1 (q4_k, q6_k), 2 (q5_k), 8 (iq4_xs) or 0 (q2_k,
-q3_k). As errors of either sign cancel, it is half a per cent of y to two and a half (docs/kernels.md has it measured
-for every format).
+With k-quants blocks are of 256 columns. So they are with iq4_xs and more than 3 rows of x; and with more than 3, sums
+of products with the codes of a scale s of these formats are cut to 16 bits, which adds sum_s h |s| m(b) / 127 with
+h = 1 (q4_k, q6_k), 2 (q5_k), 8 (iq4_xs) or 0 (q2_k, q3_k). As errors of either sign cancel, it is half a per cent of
+y to two and a half (docs/kernels.md has it measured for every format).
 Blocks whose m(b) is below 2**-100 count as zero.
 """
 
