@@ -11,7 +11,11 @@ namespace QK_TIER {
 constexpr int STRETCH = 2;  // chunks of 256 columns in a tile of weights
 constexpr int STRETCH_BLOCKS = 8 * STRETCH;
 
-// What the stored codes of a format are too large by, negated.
+// Codes as they are multiplied, and what they are too large by, negated.
+template <class R>
+inline Bytes stored(Bytes codes) {
+    return SIGNED_BYTES && R::MAX > 127 ? codes ^ set_bytes(128) : codes;
+}
 template <class R>
 constexpr int start_factor() {
     return (SIGNED_BYTES && R::MAX > 127 ? 128 : 0) - R::OFFSET;
@@ -23,32 +27,30 @@ inline int64_t chunks_of(int64_t cols) { return (cols + 255) / 256; }
 // beside them; otherwise blocks, or two of them where a byte has two codes (nibbles.h), and scales as floats.
 template <class R>
 constexpr bool WHOLE_SCALES = R::SUPER && R::MAX <= 63;
-
-// Whole bytes are taken less 128, with a sign.
 template <class R>
-constexpr bool SIGNED_CODES = R::MAX > 127 && !IN_TWOS<R>;
-template <class R>
-constexpr int VECTOR_OFFSET = R::OFFSET - (SIGNED_CODES<R> ? 128 : 0);
+constexpr int VECTOR_OFFSET = -start_factor<R>();
 
-// One row for a vector product: codes; for each chunk of 256 columns the scales of its blocks, then (SUMS) scale * sum
-// of codes; all padded with zeros to whole chunks. It is small, so that it stays in the first-level cache while weights
-// pass through.
+// One row for a vector product: codes; for each chunk of 256 columns the scales of its blocks, then (MINS) scale * sum
+// of codes, then (an offset) what their dot products are too large by; all padded with zeros to whole chunks. It is
+// small, so that it stays in the first-level cache while weights pass through.
 template <class R>
 struct Vector {
-    static constexpr bool SUMS = R::MINS || VECTOR_OFFSET<R> != 0;
+    static constexpr int OFFSETS = R::MINS ? 16 : 8, EACH = OFFSETS + (VECTOR_OFFSET<R> != 0 ? 8 : 0);
     int8_t* codes;
     float* scale;
 
-    float* scales(int64_t chunk) const { return scale + chunk * 8 * (SUMS ? 2 : 1); }
+    float* scales(int64_t chunk) const { return scale + chunk * EACH; }
     float* sums(int64_t chunk) const { return scales(chunk) + 8; }
-    static int64_t bytes(int64_t cols) { return chunks_of(cols) * (256 + 32 * (SUMS ? 2 : 1)); }
+    int32_t* offsets(int64_t chunk) const { return reinterpret_cast<int32_t*>(scales(chunk) + OFFSETS); }
+    static int64_t bytes(int64_t cols) { return chunks_of(cols) * (256 + 4 * EACH); }
     Vector(uint8_t* p, int64_t cols) {
         codes = reinterpret_cast<int8_t*>(p);
         scale = reinterpret_cast<float*>(p + chunks_of(cols) * 256);
     }
 };
 
-// ... where scales are whole: codes, the sums of each (sub-)block and zeros, sixteen in all, and the step of a chunk.
+// ... where scales are whole: codes, the sums of each (sub-)block, eight zeros before them if they are eight, and the
+// step of a chunk.
 template <class R>
 struct WholeVector {
     int8_t* codes;
@@ -89,12 +91,14 @@ static bool quantize_row(const float* x, int64_t cols, uint8_t* out) {
     std::memset(out, 0, static_cast<size_t>(Vector<R>::bytes(cols)));
     const Vector<R> to(out, cols);
     for (int64_t b = 0; b < cols / 32; b++) {
-        float* step = to.scales(b / 8) + b % 8;
+        const int lane = lane_of<R>(b % 8);
+        float* step = to.scales(b / 8) + lane;
         int32_t fours[8];
         if (!quantize_block<1>(x + 32 * b, to.codes + 32 * b, fours, *step)) return false;
         int32_t total = 0;
         for (int32_t four : fours) total += four;
-        if (Vector<R>::SUMS) to.sums(b / 8)[b % 8] = *step * static_cast<float>(total);
+        if (R::MINS) to.sums(b / 8)[lane] = *step * static_cast<float>(total);
+        if (VECTOR_OFFSET<R> != 0) to.offsets(b / 8)[lane] = VECTOR_OFFSET<R> * total;
     }
     return true;
 }
@@ -103,7 +107,7 @@ template <class R>
 static bool prepare_vector(const float* x, int64_t cols, uint8_t* out) {
     if (!quantize_row<R>(x, cols, out)) return false;
     if constexpr (IN_TWOS<R>)
-        for (int64_t two = 0; two < 4 * chunks_of(cols); two++) order_two<R>(Vector<R>(out, cols).codes + 64 * two);
+        for (int64_t c = 0; c < chunks_of(cols); c++) order_twos<R>(Vector<R>(out, cols).codes + 256 * c);
     return true;
 }
 
@@ -121,7 +125,8 @@ static bool prepare_whole_vector(const float* x, int64_t cols, uint8_t* out) {
     for (int64_t c = 0; c < cols / 256; c++) {
         int32_t fours[64];
         if (!quantize_block<8>(x + 256 * c, to.codes + 256 * c, fours, to.step[c])) return false;
-        for (int s = 0; s < 16; s++) to.sums[16 * c + s] = s < 8 * R::SUBS ? sum_of<R::SUBS>(fours, s) : int16_t{0};
+        constexpr int FIRST = 16 - 8 * R::SUBS;
+        for (int s = 0; s < 16; s++) to.sums[16 * c + s] = s < FIRST ? int16_t{0} : sum_of<R::SUBS>(fours, s - FIRST);
     }
     return true;
 }

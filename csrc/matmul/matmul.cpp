@@ -60,15 +60,15 @@ std::vector<Tile> tiles_of(const Split& split) {
     return tiles;
 }
 
-// With few rows of x, long runs of rows first and short ones last: memory is read in order, and threads should end
-// together.
+// With few rows of x, one run of rows for one thread, otherwise long ones first and short ones last: memory is read in
+// order, and threads should end together.
 std::vector<Task> tasks_of(const Split& split, int threads) {
     std::vector<Task> tasks;
     const int64_t rows = split.job.weights.rows, width = split.kernels.panel_cols;
     for (int64_t e = 0; e < split.job.experts; e++) {
         if (split.few(e)) {
             for (int64_t row = 0, n; split.count(e) && row < rows; row += n) {
-                n = std::max(LEAST_RUN, (rows - row) / (2 * threads));
+                n = threads == 1 ? rows : std::max(LEAST_RUN, (rows - row) / (2 * threads));
                 n = std::min(n, rows - row);
                 tasks.push_back({e, row, n, 0, 0});
             }

@@ -1,5 +1,5 @@
-// Formats of two codes a byte, as few rows of x take them: the bytes of two blocks at once, first their low codes, then
-// their high ones. x lies so too.
+// Formats of two codes a byte, as few rows of x take them: the bytes of two blocks of a chunk at once, first their low
+// codes, then their high ones. x lies so too.
 #pragma once
 #include "matmul/super_readers.h"
 
@@ -30,21 +30,35 @@ constexpr Nibbles NIBBLES<Groups<4>> = Nibbles::pairs;
 template <class R>
 constexpr bool IN_TWOS = NIBBLES<R> != Nibbles::none;
 
-// Of two blocks of x.
+// The lane of a block's sums. Blocks K and K + 4 are taken together, but if blocks lie side by side 2 K and 2 K + 1.
 template <class R>
-inline void order_two(int8_t* codes) {
-    int8_t from[64];
-    std::memcpy(from, codes, 64);
-    for (int i = 0; i < 64; i++) {
-        const int high = i / 32, block = i / 16 % 2, byte = i % 16;
-        codes[i] = from[32 * block + (NIBBLES<R> == Nibbles::halves ? 16 * high + byte : 2 * byte + high)];
+constexpr int lane_of(int block) {
+    return block;
+}
+template <>
+constexpr int lane_of<iq4_xs_reader>(int block) {
+    return block % 2 * 4 + block / 2;
+}
+
+// A chunk of x.
+template <class R>
+inline void order_twos(int8_t* codes) {
+    int8_t from[256];
+    std::memcpy(from, codes, 256);
+    for (int block = 0; block < 8; block++) {
+        const int8_t* block_codes = from + 32 * block;
+        int8_t* low = codes + lane_of<R>(block) % 4 * 64 + lane_of<R>(block) / 4 * 16;
+        for (int i = 0; i < 16; i++) {
+            low[i] = block_codes[NIBBLES<R> == Nibbles::halves ? i : 2 * i];
+            low[i + 32] = block_codes[NIBBLES<R> == Nibbles::halves ? i + 16 : 2 * i + 1];
+        }
     }
 }
 
-// Bytes of blocks 2 K and 2 K + 1 of a chunk of a format whose blocks are SIZE bytes, the codes from FIRST on.
+// Of a format whose blocks are SIZE bytes, the codes from FIRST on.
 template <int SIZE, int FIRST, int K>
 inline Bytes two_blocks(const uint8_t* p) {
-    return load_two(p + 2 * K * SIZE + FIRST, p + (2 * K + 1) * SIZE + FIRST);
+    return load_two(p + K * SIZE + FIRST, p + (K + 4) * SIZE + FIRST);
 }
 template <int K>
 inline Bytes two_of(q4_0_reader, const uint8_t* p) {
@@ -68,7 +82,7 @@ inline Bytes two_of(mxfp4_reader, const uint8_t* p) {
 }
 template <int K>
 inline Bytes two_of(Groups<4>, const uint8_t* p) {
-    return load_bytes(p + 32 * K);
+    return two_blocks<16, 0, K>(p);
 }
 
 // Codes of nibbles.

@@ -33,8 +33,7 @@ template <class R, int J>
 inline void unpack_block(const uint8_t* const (&chunk)[8], uint8_t* out) {
     Bytes rows[8];
     for (int r = 0; r < 8; r++) {
-        rows[r] = R::template codes<J>(chunk[r]);
-        if constexpr (SIGNED_BYTES && R::MAX > 127) rows[r] = rows[r] ^ set_bytes(128);
+        rows[r] = stored<R>(R::template codes<J>(chunk[r]));
     }
     store_transposed(rows, out + J * 32 * PANEL_ROWS, 4 * PANEL_ROWS);
 }

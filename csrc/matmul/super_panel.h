@@ -22,9 +22,7 @@ inline void unpack_block(const uint8_t* runs, uint8_t* out) {
     for (int k = 0; k < 8; k++)
         for (int i = 0; i < WIDTH; i += 32) {
             const auto at = [&](int run, int step) { return load_bytes(runs + (8 * run + step) * WIDTH + i); };
-            Bytes found = R::template panel_code<J>(k, at);
-            if constexpr (SIGNED_BYTES && R::MAX > 127) found = found ^ set_bytes(128);
-            store_bytes(out + (8 * J + k) * WIDTH + i, found);
+            store_bytes(out + (8 * J + k) * WIDTH + i, stored<R>(R::template panel_code<J>(k, at)));
         }
 }
 
@@ -45,10 +43,11 @@ inline void unpack(const Weights& w, int64_t row, int64_t n_rows, int64_t first,
                 from[i] =
                     w.codes + (row + (r + i < n_rows ? r + i : n_rows - 1)) * w.row_bytes + b / 8 * R::CHUNK_BYTES;
                 const Wholes found = R::wholes(from[i]);
-                tile.d[chunk * PANEL_ROWS + r + i] = found.d * (1 << shift_of<R>());
-                tile.dmin[chunk * PANEL_ROWS + r + i] = found.dmin;
-                scales[i] = widened(found.scale[0], R::SUBS == 1 ? found.min[0] : found.scale[1]);
-                if (R::SUBS == 2 && R::MINS) mins[i] = widened(found.min[0], found.min[1]);
+                alignas(32) float d[8];
+                store_floats(d, found.d);
+                tile.d[chunk * PANEL_ROWS + r + i] = d[0] * (1 << shift_of<R>());
+                tile.dmin[chunk * PANEL_ROWS + r + i] = d[1];
+                scales[i] = found.words, mins[i] = found.mins;
             }
             uint8_t* pairs = reinterpret_cast<uint8_t*>(tile.pairs + chunk * 16 * PANEL_ROWS + r);
             store_transposed(scales, pairs, 4 * PANEL_ROWS);

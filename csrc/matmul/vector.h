@@ -1,6 +1,5 @@
-// Few rows of x (decoding): each row of weights is read once from memory, in order, and unpacked in registers, 32 codes
-// at a time. Eight lanes of sums on every tier, then a fixed tree. Processors see one stream of addresses and look
-// ahead of it themselves; only where loads are short (of two blocks) does it help to ask.
+// Few rows of x (decoding): each row of weights is read once from memory, in order, and unpacked in registers. Sums of
+// products are whole numbers up to the scale of a block or super-block; then eight lanes of floats, and a fixed tree.
 #pragma once
 #include <utility>
 
@@ -9,146 +8,141 @@
 namespace quantkit {
 namespace QK_TIER {
 
+// A product of a code with one of x.
+template <class R>
+constexpr int LARGEST = 127 * (R::MAX > 127 ? 255 : R::MAX);
+
 struct Totals {
-    Floats of[2], below;
-    Totals() { of[0] = of[1] = below = set_floats(0); }
-    float sum_up() const { return sum(of[0] + of[1] - below); }
+    Floats of, below;
+    Totals() { of = below = set_floats(0); }
+    float sum_up() const { return sum(of - below); }
 };
 
-// What a chunk's codes are made of.
-constexpr int AHEAD = 4096;  // bytes
-
-template <class R>
-constexpr int count_parts() {
-    if constexpr (WHOLE_SCALES<R>) return R::RUNS;
-    return IN_TWOS<R> ? 4 : 8;
+// Of vector K of a chunk, which is of two blocks: four lanes of each, or (IN_TWOS) in each half of both.
+template <class R, int K, int N>
+inline void dots_of_two(const uint8_t* chunk, const Vector<R> (&x)[N], int64_t at, Ints (&found)[N][4]) {
+    constexpr int MAX = R::MAX;
+    const Ints none = set_ints(0);
+    Bytes first, second;
+    if constexpr (IN_TWOS<R>) {
+        const Bytes both = two_of<K>(R(), chunk);
+        first = stored<R>(codes_of_nibbles(R(), field<0, 0, 15>(both)));
+        second = stored<R>(codes_of_nibbles(R(), field<4, 0, 15>(both)));
+    } else {
+        first = stored<R>(R::template codes<2 * K>(chunk)), second = stored<R>(R::template codes<2 * K + 1>(chunk));
+    }
+    for (int i = 0; i < N; i++) {
+        const int8_t* codes = x[i].codes + 256 * at + 64 * K;
+        const Ints one = add_dot<MAX>(none, first, codes);
+        if constexpr (IN_TWOS<R>)
+            found[i][K] = add_dot<MAX>(one, second, codes + 32);
+        else
+            found[i][K] = in_twos<4 * LARGEST<R>>(one, add_dot<MAX>(none, second, codes + 32));
+    }
 }
 
-template <class R, int P>
-inline Bytes part_of(const uint8_t* chunk) {
-    if constexpr (WHOLE_SCALES<R>)
-        return load_bytes(chunk + R::FIRST + 32 * P);
-    else if constexpr (IN_TWOS<R>)
-        return two_of<P>(R(), chunk);
-    else
-        return R::template codes<P>(chunk);
+// m blocks of a chunk that has the bytes of eight. Block j ends up in lane_of(j).
+template <class R, int N>
+inline void add_chunk(const Row& row, int64_t c, int m, const Vector<R> (&x)[N], int64_t at, Totals (&total)[N]) {
+    const uint8_t* chunk = row.codes + c * R::CHUNK_BYTES;
+    alignas(32) float scale[8], min[8];
+    R::scales(row, c, m, scale, min);
+    Ints found[N][4];
+    dots_of_two<R, 0>(chunk, x, at, found);
+    dots_of_two<R, 1>(chunk, x, at, found);
+    dots_of_two<R, 2>(chunk, x, at, found);
+    dots_of_two<R, 3>(chunk, x, at, found);
+    for (int i = 0; i < N; i++) {
+        const Ints a = in_twos<8 * LARGEST<R>>(found[i][0], found[i][1]);
+        const Ints b = in_twos<8 * LARGEST<R>>(found[i][2], found[i][3]);
+        Ints dots = IN_TWOS<R> ? in_twos<16 * LARGEST<R>>(a, b) : halves_added(a, b);
+        if constexpr (VECTOR_OFFSET<R> != 0) dots = dots - load_ints(x[i].offsets(at));
+        total[i].of = total[i].of + floats(dots) * (load_floats(scale) * load_floats(x[i].scales(at)));
+        if constexpr (R::MINS) total[i].below = total[i].below + load_floats(min) * load_floats(x[i].sums(at));
+    }
+}
+
+template <class R, int W, int N>
+inline void add_rows(const Row (&rows)[W], int64_t cols, const Vector<R> (&x)[N], Totals (&total)[W][N]) {
+    const int64_t chunks = cols / 256;
+    for (int64_t c = 0; c < chunks; c++)
+        for (int w = 0; w < W; w++) add_chunk<R, N>(rows[w], c, 8, x, c, total[w]);
+    if (cols % 256 == 0) return;
+    const int m = static_cast<int>(cols % 256 / 32);
+    for (int w = 0; w < W; w++) {
+        const Row& row = rows[w];
+        uint8_t rest[R::CHUNK_BYTES] = {};
+        std::memcpy(rest, row.codes + chunks * R::CHUNK_BYTES, static_cast<size_t>(m * (R::CHUNK_BYTES / 8)));
+        const int64_t group = 8 * chunks >> row.group_shift;  // a chunk has whole groups, or lies in one
+        const Row last = {rest, row.scales + group, row.biases + group, row.group_shift};
+        add_chunk<R, N>(last, 0, m, x, chunks, total[w]);
+    }
 }
 
 template <class R>
 struct Parts {
-    static constexpr int COUNT = count_parts<R>();
-    Bytes of[COUNT];
-    template <int... P>
-    Parts(const uint8_t* chunk, std::integer_sequence<int, P...>) {
-        ((of[P] = part_of<R, P>(chunk)), ...);
+    Bytes of[R::RUNS];
+    explicit Parts(const uint8_t* chunk) {
+        for (int i = 0; i < R::RUNS; i++) of[i] = load_bytes(chunk + R::FIRST + 32 * i);
     }
-    explicit Parts(const uint8_t* chunk) : Parts(chunk, std::make_integer_sequence<int, COUNT>()) {}
 };
 
-// Blocks 2 K and 2 K + 1 of a chunk.
-template <class R, int N, int K>
-inline void add_two(const Parts<R>& parts, const Vector<R> (&x)[N], int64_t at, const Floats (&scales)[N],
-                    Totals (&total)[N]) {
-    const Ints none = set_ints(0);
-    if constexpr (IN_TWOS<R>) {
-        const Bytes low = codes_of_nibbles(R(), field<0, 0, 15>(parts.of[K]));
-        const Bytes high = codes_of_nibbles(R(), field<4, 0, 15>(parts.of[K]));
-        for (int i = 0; i < N; i++) {
-            const Ints found = add_dots<R::MAX>(none, low, high, x[i].codes + 256 * at + 64 * K);
-            total[i].of[K % 2] = total[i].of[K % 2] + floats(found) * four_each<K>(scales[i]);
-        }
-    } else {
-        constexpr int J = 2 * K;
-        const auto codes_of = [&](int j) { return SIGNED_CODES<R> ? parts.of[j] ^ set_bytes(128) : parts.of[j]; };
-        const Bytes first = codes_of(J), second = codes_of(J + 1);
-        for (int i = 0; i < N; i++) {
-            const int8_t* codes = x[i].codes + 256 * at + 32 * J;
-            const Ints one = add_dot<R::MAX>(none, first, codes);
-            const Ints other = add_dot<R::MAX>(none, second, codes + 32);
-            total[i].of[0] = total[i].of[0] + floats(one) * each<J>(scales[i]);
-            total[i].of[1] = total[i].of[1] + floats(other) * each<J + 1>(scales[i]);
-        }
-    }
-}
-
-// m blocks of a chunk that has the bytes of eight.
-template <class R, int N, int... K>
-inline void add_chunk(const Row& row, int64_t c, int m, const Vector<R> (&x)[N], int64_t at, Totals (&total)[N],
-                      std::integer_sequence<int, K...>) {
-    const Parts<R> parts(row.codes + c * R::CHUNK_BYTES);
-    alignas(32) float scale[8], min[8];
-    R::scales(row, c, m, scale, min);
-    Floats scales[N], below = R::MINS ? load_floats(min) : set_floats(0);
-    if (VECTOR_OFFSET<R> != 0) below = below + load_floats(scale) * set_floats(VECTOR_OFFSET<R>);
-    for (int i = 0; i < N; i++) {
-        scales[i] = load_floats(scale) * load_floats(x[i].scales(at));
-        if (Vector<R>::SUMS) total[i].below = total[i].below + below * load_floats(x[i].sums(at));
-    }
-    (add_two<R, N, K>(parts, x, at, scales, total), ...);
+// Blocks 2 K and 2 K + 1 of a super-block.
+template <class R, int K, int N>
+inline void add_two(const Parts<R>& parts, const WholeVector<R> (&x)[N], int64_t at, const Scales& scales,
+                    ScaledSums (&found)[N]) {
+    const auto bytes = [&](int i) { return parts.of[(i - R::FIRST) / 32]; };
+    const Bytes first = R::template code<2 * K>(bytes), second = R::template code<2 * K + 1>(bytes);
+    for (int i = 0; i < N; i++)
+        add_scaled<R::MAX, R::SUBS, K>(found[i], first, second, x[i].codes + 256 * at + 64 * K, scales);
 }
 
 template <class R, int N>
-inline void add_row(const Row& row, int64_t cols, const Vector<R> (&x)[N], Totals (&total)[N]) {
-    constexpr auto TWOS = std::make_integer_sequence<int, 4>();
-    const int64_t chunks = cols / 256;
-    for (int64_t c = 0; c < chunks; c++) {
-        const uint8_t* ahead = row.codes + c * R::CHUNK_BYTES + AHEAD;
-        for (int at = 0; IN_TWOS<R> && at < R::CHUNK_BYTES; at += 64) prefetch(ahead + at);
-        add_chunk<R, N>(row, c, 8, x, c, total, TWOS);
-    }
-    if (cols % 256 == 0) return;
-    const int m = static_cast<int>(cols % 256 / 32);
-    uint8_t rest[R::CHUNK_BYTES] = {};
-    std::memcpy(rest, row.codes + chunks * R::CHUNK_BYTES, static_cast<size_t>(m * (R::CHUNK_BYTES / 8)));
-    const int64_t group = 8 * chunks >> row.group_shift;  // a chunk has whole groups, or lies in one
-    const Row last = {rest, row.scales + group, row.biases + group, row.group_shift};
-    add_chunk<R, N>(last, 0, m, x, chunks, total, TWOS);
-}
-
-// Block J of a super-block: products of two codes, in 16 bits, times whole scales.
-template <class R, int N, int J>
-inline void add_block(const Parts<R>& parts, const WholeVector<R> (&x)[N], int64_t at, Bytes scales,
-                      Ints (&total)[N][2]) {
-    const Bytes codes = R::template code<J>([&](int i) { return parts.of[(i - R::FIRST) / 32]; });
-    const Bytes scale = scales_of<R::SUBS, J>(scales);
-    for (int i = 0; i < N; i++)
-        total[i][J % 2] = add_scaled<R::MAX>(total[i][J % 2], codes, x[i].codes + 256 * at + 32 * J, scale);
-}
-
-template <class R, int N, int... J>
-inline void add_super_block(const uint8_t* chunk, const WholeVector<R> (&x)[N], int64_t at, Totals (&total)[N],
-                            std::integer_sequence<int, J...>) {
+inline void add_super_block(const uint8_t* chunk, const WholeVector<R> (&x)[N], int64_t at, Totals (&total)[N]) {
     const Parts<R> parts(chunk);
     const Wholes from = R::wholes(chunk);
-    const Bytes scales = R::SUBS == 1 ? doubled(from.scale[0]) : widened(from.scale[0], from.scale[1]);
-    const Bytes words = R::MINS ? widened(from.min[0], from.min[1]) : widened(from.scale[0], from.scale[1]);
-    Ints found[N][2];
-    for (int i = 0; i < N; i++) found[i][0] = found[i][1] = set_ints(0);
-    (add_block<R, N, J>(parts, x, at, scales, found), ...);
+    const Scales scales = scales_of<R::SUBS>(from.words);
+    ScaledSums found[N];
+    add_two<R, 0>(parts, x, at, scales, found);
+    add_two<R, 1>(parts, x, at, scales, found);
+    add_two<R, 2>(parts, x, at, scales, found);
+    add_two<R, 3>(parts, x, at, scales, found);
     for (int i = 0; i < N; i++) {
-        const Ints sums = dot_words(words, x[i].sums + 16 * at);
-        Ints all = found[i][0] + found[i][1];
+        const Ints sums = dot_words(R::SUBS == 2 && R::MINS ? from.mins : from.words, x[i].sums + 16 * at);
+        const Floats step = from.d * set_floats(x[i].step[at]);
+        Ints all = found[i].lanes();
         if (R::MINS)
-            total[i].below = total[i].below + floats(sums) * set_floats(from.dmin * x[i].step[at]);
+            total[i].below = total[i].below + floats(sums) * odd(step);
         else
             all = all - times_two_to<R::OFFSET_BITS>(sums);
-        total[i].of[0] = total[i].of[0] + floats(all) * set_floats(from.d * x[i].step[at]);
+        total[i].of = total[i].of + floats(all) * (R::MINS ? even(step) : step);
     }
 }
 
-template <class R, int N>
-inline void add_row(const Row& row, int64_t cols, const WholeVector<R> (&x)[N], Totals (&total)[N]) {
+template <class R, int W, int N>
+inline void add_rows(const Row (&rows)[W], int64_t cols, const WholeVector<R> (&x)[N], Totals (&total)[W][N]) {
     for (int64_t c = 0; c < cols / 256; c++)
-        add_super_block<R, N>(row.codes + c * R::CHUNK_BYTES, x, c, total, std::make_integer_sequence<int, 8>());
+        for (int w = 0; w < W; w++) add_super_block<R, N>(rows[w].codes + c * R::CHUNK_BYTES, x, c, total[w]);
 }
 
+// Rows r, r + step ..: W of them.
+template <class R, int W, class X, int N>
+inline void vector_rows(const VectorTask& task, int64_t r, int64_t step, const X (&x)[N]) {
+    Row rows[W];
+    Totals total[W][N];
+    for (int w = 0; w < W; w++) rows[w] = row_of(*task.weights, task.first_row + r + w * step);
+    add_rows<R, W, N>(rows, task.weights->cols, x, total);
+    for (int w = 0; w < W; w++)
+        for (int i = 0; i < N; i++) task.out[i][r + w * step] = total[w][i].sum_up();
+}
+
+// With one row of x two rows of weights at once, that lie far apart: two long runs of addresses, which processors look
+// ahead of better than of one, and much better than of two that end after a row.
 template <class R, class X, int N>
-static void vector_rows(const VectorTask& task, const X (&x)[N]) {
-    for (int64_t r = 0; r < task.n_rows; r++) {
-        Totals total[N];
-        add_row<R, N>(row_of(*task.weights, task.first_row + r), task.weights->cols, x, total);
-        for (int i = 0; i < N; i++) task.out[i][r] = total[i].sum_up();
-    }
+static void vector_of_rows(const VectorTask& task, const X (&x)[N]) {
+    const int64_t half = N == 1 ? task.n_rows / 2 : 0;
+    for (int64_t r = 0; r < half; r++) vector_rows<R, 2>(task, r, half, x);
+    for (int64_t r = 2 * half; r < task.n_rows; r++) vector_rows<R, 1>(task, r, 0, x);
 }
 
 template <class R>
@@ -156,13 +150,13 @@ static void vector(VectorTask task) {
     using X = std::conditional_t<WHOLE_SCALES<R>, WholeVector<R>, Vector<R>>;
     const auto of = [&](int i) { return X(const_cast<uint8_t*>(task.x[i]), task.weights->cols); };
     if constexpr (VECTOR_COLS > 1) {
-        if (task.n == 3) return vector_rows<R, X, 3>(task, {of(0), of(1), of(2)});
-        if (task.n == 2) return vector_rows<R, X, 2>(task, {of(0), of(1)});
+        if (task.n == 3) return vector_of_rows<R, X, 3>(task, {of(0), of(1), of(2)});
+        if (task.n == 2) return vector_of_rows<R, X, 2>(task, {of(0), of(1)});
     }
     for (; task.n > 0; task.n--) {
         VectorTask one = task;
         one.out[0] = task.out[task.n - 1];
-        vector_rows<R, X, 1>(one, {of(task.n - 1)});
+        vector_of_rows<R, X, 1>(one, {of(task.n - 1)});
     }
 }
 

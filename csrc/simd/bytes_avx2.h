@@ -82,18 +82,46 @@ inline Floats operator-(Floats a, Floats b) { return {_mm256_sub_ps(a.v, b.v)}; 
 inline Bytes widened(uint64_t low, uint64_t high) {
     return {_mm256_cvtepi8_epi16(_mm_set_epi64x(static_cast<int64_t>(high), static_cast<int64_t>(low)))};
 }
-inline Floats floats_of_i8(uint64_t bytes) {
-    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(bytes))))};
+inline Bytes widened(Bytes a) { return {_mm256_cvtepi8_epi16(_mm256_castsi256_si128(a.v))}; }
+inline Bytes sixes(const uint8_t* p) {
+    const __m128i all = load_16(p), of_a = _mm_setr_epi32(0, 2, 0, 2), of_c = _mm_setr_epi32(0, 0, 0, 4);
+    const __m128i six = _mm_setr_epi32(0x3f3f3f3f, 0x30303030, 0x3f3f3f3f, 0x30303030);
+    const __m128i four = _mm_setr_epi32(0, 0x0f0f0f0f, 0, 0x0f0f0f0f);
+    const __m128i low = _mm_and_si128(_mm_srlv_epi32(_mm_shuffle_epi32(all, 0xa5), of_a), six);
+    const __m128i high = _mm_and_si128(_mm_srlv_epi32(_mm_shuffle_epi32(all, 0xff), of_c), four);
+    return {_mm256_cvtepi8_epi16(_mm_or_si128(low, high))};
 }
+inline Floats floats_of_words(Bytes words) {
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(words.v)))};
+}
+// Each by a load of its own that has it where it belongs; with a stride of 18 two in a load.
 template <int STRIDE>
-inline Floats halves_by_word(const uint8_t* p) {
-    const auto at = [&](int i) {
-        uint16_t x;
-        std::memcpy(&x, p + i * STRIDE, 2);
-        return static_cast<short>(x);
-    };
-    return {_mm256_cvtph_ps(_mm_setr_epi16(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)))};
+inline Floats eight_halves(const uint8_t* p) {
+    if constexpr (STRIDE == 18) {
+        __m256i both = _mm256_blend_epi16(load_32(p), load_32(p + 32), 0x0c);
+        both = _mm256_blend_epi16(both, load_32(p + 64), 0x30);
+        both = _mm256_blend_epi16(both, load_32(p + 96), 0xc0);
+        const __m128i even = _mm256_castsi256_si128(both), odd = _mm256_extracti128_si256(both, 1);
+        return {_mm256_cvtph_ps(_mm_blend_epi16(even, odd, 0xaa))};
+    }
+    const auto at = [&](int i) { return load_16(p + (STRIDE - 2) * i); };
+    const __m128i two = _mm_blend_epi16(at(0), at(1), 0x02), four = _mm_blend_epi16(at(2), at(3), 0x08);
+    const __m128i six = _mm_blend_epi16(at(4), at(5), 0x20), eight = _mm_blend_epi16(at(6), at(7), 0x80);
+    return {
+        _mm256_cvtph_ps(_mm_blend_epi16(_mm_blend_epi16(two, four, 0x0c), _mm_blend_epi16(six, eight, 0xc0), 0xf0))};
 }
+inline Floats same_halves(const uint8_t* p) {
+    int16_t h;
+    std::memcpy(&h, p, 2);
+    return {_mm256_cvtph_ps(_mm_set1_epi16(h))};
+}
+inline Floats two_halves(const uint8_t* p) {
+    int32_t h;
+    std::memcpy(&h, p, 4);
+    return {_mm256_cvtph_ps(_mm_set1_epi32(h))};
+}
+inline Floats even(Floats a) { return {_mm256_moveldup_ps(a.v)}; }
+inline Floats odd(Floats a) { return {_mm256_movehdup_ps(a.v)}; }
 inline Floats some_halves(const uint8_t* p, int stride, int count) {
     alignas(16) uint16_t h[8] = {};
     for (int i = 0; i < 8; i++)
@@ -137,68 +165,67 @@ inline __m256i products(__m256i w, __m256i x) {
 template <int MAX>
 inline Ints add_dot(Ints to, Bytes codes, const int8_t* x) {
 #if defined(QK_VNNI)
-    if constexpr (MAX > 127)
-        return {_mm256_dpbusd_epi32(to.v, _mm256_abs_epi8(codes.v), _mm256_sign_epi8(load_32(x), codes.v))};
     return {_mm256_dpbusd_epi32(to.v, codes.v, load_32(x))};
 #else
     return to + Ints{_mm256_madd_epi16(products<MAX>(codes.v, load_32(x)), _mm256_set1_epi16(1))};
 #endif
 }
-template <int MAX>
-inline Ints add_dots(Ints to, Bytes first, Bytes second, const int8_t* x) {
-#if defined(QK_VNNI)
-    return {_mm256_dpbusd_epi32(_mm256_dpbusd_epi32(to.v, first.v, load_32(x)), second.v, load_32(x + 32))};
-#else
-    const __m256i a = load_32(x), b = load_32(x + 32);
-    if constexpr (MAX > 127) {  // less 128, and 128 times the sums of x
-        const __m256i top = set_bytes(128).v, ones = _mm256_set1_epi8(1);
-        const __m256i sums = _mm256_add_epi16(_mm256_maddubs_epi16(ones, a), _mm256_maddubs_epi16(ones, b));
-        const Ints less = add_dot<MAX>(add_dot<MAX>(to, {_mm256_xor_si256(first.v, top)}, x),
-                                       {_mm256_xor_si256(second.v, top)}, x + 32);
-        return less + Ints{_mm256_madd_epi16(sums, _mm256_set1_epi16(128))};
-    } else {
-        static_assert(4 * 127 * MAX <= 32767, "an int16 overflows");
-        const __m256i sums = _mm256_add_epi16(products<MAX>(first.v, a), products<MAX>(second.v, b));
-        return to + Ints{_mm256_madd_epi16(sums, _mm256_set1_epi16(1))};
-    }
-#endif
+template <int LARGEST>
+inline Ints in_twos(Ints a, Ints b) {
+    if constexpr (LARGEST <= 32767)
+        return {_mm256_madd_epi16(_mm256_packs_epi32(a.v, b.v), _mm256_set1_epi16(1))};
+    else
+        return {_mm256_hadd_epi32(a.v, b.v)};
 }
-template <int MAX>
-inline Ints add_scaled(Ints to, Bytes codes, const int8_t* x, Bytes scales) {
-    static_assert(MAX <= 127, "signed codes");
-    const __m256i p = products<MAX>(codes.v, load_32(x));
-#if defined(QK_VNNI)
-    return {_mm256_dpwssd_epi32(to.v, p, scales.v)};
-#else
-    return to + Ints{_mm256_madd_epi16(p, scales.v)};
-#endif
+inline Ints halves_added(Ints a, Ints b) {
+    return Ints{_mm256_permute2x128_si256(a.v, b.v, 0x20)} + Ints{_mm256_permute2x128_si256(a.v, b.v, 0x31)};
 }
 inline Ints dot_words(Bytes words, const int16_t* x) { return {_mm256_madd_epi16(words.v, load_32(x))}; }
 inline Bytes load_two(const uint8_t* p, const uint8_t* q) {
     return {_mm256_inserti128_si256(_mm256_castsi128_si256(load_16(p)), load_16(q), 1)};
 }
-template <int J>
-inline Floats each(Floats a) {
-    return {_mm256_permutevar8x32_ps(a.v, _mm256_set1_epi32(J))};
+struct Scales {
+    __m256i first, last;  // eight int16 in both halves; with 16 scales the other eight
+};
+template <int SUBS>
+inline Scales scales_of(Bytes words) {
+    return {_mm256_permute4x64_epi64(words.v, 0x44), SUBS == 1 ? words.v : _mm256_permute4x64_epi64(words.v, 0xee)};
 }
-template <int K>
-inline Floats four_each(Floats a) {
-    constexpr int A = 2 * K, B = A + 1;
-    return {_mm256_permutevar8x32_ps(a.v, _mm256_setr_epi32(A, A, A, A, B, B, B, B))};
+// Scale A four times, then B, in the one half, and C and D in the other.
+template <int A, int B, int C, int D>
+inline __m256i words_of(const Scales& scales) {
+    constexpr auto four = [](int i) { return 0x0100010001000100 + i % 8 * 0x0202020202020202; };
+    return _mm256_shuffle_epi8(A < 8 ? scales.first : scales.last,
+                               _mm256_setr_epi64x(four(A), four(B), four(C), four(D)));
 }
-inline Bytes doubled(uint64_t bytes) {
-    const __m256i wide = _mm256_cvtepi8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(bytes)));
-    const __m256i twice =
-        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13));
-    return {_mm256_shuffle_epi8(wide, twice)};
+#if defined(QK_VNNI)
+struct ScaledSums {
+    Ints all = set_ints(0);
+    Ints lanes() const { return all; }
+};
+template <int MAX, int SUBS, int K>
+inline void add_scaled(ScaledSums& to, Bytes first, Bytes second, const int8_t* x, const Scales& scales) {
+    static_assert(4 * 127 * MAX <= 32767, "an int16 overflows");
+    const Ints a = add_dot<MAX>(set_ints(0), first, x), b = add_dot<MAX>(set_ints(0), second, x + 32);
+    constexpr int A = 2 * K * SUBS, B = A + SUBS, NEXT = SUBS - 1;
+    const __m256i words = words_of<A, B, A + NEXT, B + NEXT>(scales);
+    to.all.v = _mm256_dpwssd_epi32(to.all.v, _mm256_packs_epi32(a.v, b.v), words);
 }
-template <int SUBS, int J>
-inline Bytes scales_of(Bytes scales) {
-    const __m256i two = _mm256_permutevar8x32_epi32(scales.v, _mm256_set1_epi32(J));
-    if constexpr (SUBS == 1) return {two};
-    return {_mm256_shuffle_epi8(
-        two, _mm256_setr_epi64x(0x0100010001000100, 0x0100010001000100, 0x0302030203020302, 0x0302030203020302))};
+#else
+struct ScaledSums {
+    Ints even = set_ints(0), odd = set_ints(0);
+    Ints lanes() const { return in_twos<INT32_MAX>(even, odd); }
+};
+template <int MAX, int SUBS, int K>
+inline void add_scaled(ScaledSums& to, Bytes first, Bytes second, const int8_t* x, const Scales& scales) {
+    constexpr int A = 2 * K * SUBS, B = A + SUBS, NEXT = SUBS - 1;
+    const auto scaled = [&](Bytes codes, const int8_t* from, __m256i words) {
+        return Ints{_mm256_madd_epi16(products<MAX>(codes.v, load_32(from)), words)};
+    };
+    to.even = to.even + scaled(first, x, words_of<A, A, A + NEXT, A + NEXT>(scales));
+    to.odd = to.odd + scaled(second, x + 32, words_of<B, B, B + NEXT, B + NEXT>(scales));
 }
+#endif
 
 // The compiler must not put it off: it would rather keep many products in memory than add each to a sum.
 template <class V>

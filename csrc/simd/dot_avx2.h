@@ -7,11 +7,6 @@ namespace QK_TIER {
 
 constexpr int PANEL_ROWS = 16, PANEL_COLS = 4, VECTORS = 2, VECTOR_COLS = 3;
 
-template <int STRIDE>
-inline Floats eight_halves(const uint8_t* p) {
-    return halves_by_word<STRIDE>(p);
-}
-
 inline Ints widened_words(__m256i a) { return {_mm256_madd_epi16(a, _mm256_set1_epi16(1))}; }
 
 using Sums = Floats;

@@ -12,27 +12,6 @@ constexpr int PANEL_ROWS = 48, PANEL_COLS = 4, VECTORS = 3, VECTOR_COLS = 3;
 constexpr bool SIGNED_BYTES = false;
 #endif
 
-// Where eight halves of two loads lie, 64 bytes apart.
-template <int STRIDE>
-struct WordsFrom {
-    uint16_t v[32] = {};
-    constexpr WordsFrom() {
-        for (int i = 0; i < 8; i++) v[i] = static_cast<uint16_t>(i * STRIDE / 2);
-    }
-};
-
-template <int STRIDE>
-inline Floats eight_halves(const uint8_t* p) {
-    if constexpr (7 * STRIDE + 2 <= 128) {
-        alignas(64) static constexpr WordsFrom<STRIDE> FROM;
-        const __m512i all =
-            _mm512_permutex2var_epi16(_mm512_loadu_si512(p), _mm512_load_si512(FROM.v), _mm512_loadu_si512(p + 64));
-        return {_mm256_cvtph_ps(_mm512_castsi512_si128(all))};
-    } else {
-        return halves_by_word<STRIDE>(p);
-    }
-}
-
 struct Sums {
     __m512 v;
 };

@@ -103,10 +103,44 @@ inline Bytes widened(uint64_t low, uint64_t high) {  // sixteen int8 as int16
     }
     return r;
 }
-inline Floats floats_of_i8(uint64_t bytes) {
-    Floats r;
-    for (int i = 0; i < 8; i++) r.v[i] = static_cast<float>(static_cast<int8_t>(bytes >> 8 * i & 255));
+inline Bytes widened(Bytes a) {  // the first sixteen
+    uint64_t two[2];
+    std::memcpy(two, a.v, 16);
+    return widened(two[0], two[1]);
+}
+// Eight scales and eight minima of six bits, in the twelve bytes after four others, as int16.
+inline Bytes sixes(const uint8_t* p) {
+    Bytes r;
+    for (int i = 0; i < 16; i++) {
+        const uint8_t *low = p + 4 + i / 8 * 4, *last = p + 12;
+        const int j = i % 8, nibble = i < 8 ? last[j % 4] & 15 : last[j % 4] >> 4;
+        const auto word = static_cast<int16_t>(j < 4 ? low[j] & 63 : nibble | low[j - 4] >> 6 << 4);
+        std::memcpy(r.v + 2 * i, &word, 2);
+    }
     return r;
+}
+inline Floats floats_of_words(Bytes words) {  // of the first eight int16
+    Floats r;
+    for (int i = 0; i < 8; i++) {
+        int16_t word;
+        std::memcpy(&word, words.v + 2 * i, 2);
+        r.v[i] = word;
+    }
+    return r;
+}
+inline Floats same_halves(const uint8_t* p) { return set_floats(half(p)); }  // one in all lanes
+inline Floats two_halves(const uint8_t* p) {                                 // two in turn
+    Floats r;
+    for (int i = 0; i < 8; i++) r.v[i] = half(p + i % 2 * 2);
+    return r;
+}
+inline Floats even(Floats a) {  // lanes 0, 0, 2, 2 ..
+    for (int i = 0; i < 8; i += 2) a.v[i + 1] = a.v[i];
+    return a;
+}
+inline Floats odd(Floats a) {  // 1, 1, 3, 3 ..
+    for (int i = 0; i < 8; i += 2) a.v[i] = a.v[i + 1];
+    return a;
 }
 inline Floats some_halves(const uint8_t* p, int stride, int count) {  // 0 from count on
     Floats r = set_floats(0);
@@ -153,27 +187,27 @@ inline Ints times_two_to(Ints a) {
     return a;
 }
 
-// Few rows of x. Lane l of a sum: codes 4 l .. 4 l + 3 (at most MAX; with a sign if that is above 127) times those of
-// x, added to what it has.
+// Few rows of x. Lane l of a sum: codes 4 l .. 4 l + 3 (at most MAX; with a sign if that is above 127 and bytes have
+// one) times those of x, added to what it has.
 template <int MAX>
 inline Ints add_dot(Ints to, Bytes codes, const int8_t* x) {
-    for (int i = 0; i < 32; i++) to.v[i / 4] += (MAX > 127 ? static_cast<int8_t>(codes.v[i]) : codes.v[i]) * x[i];
+    for (int i = 0; i < 32; i++) to.v[i / 4] += codes.v[i] * x[i];
     return to;
 }
-template <int MAX>
-inline Ints add_dots(Ints to, Bytes first, Bytes second, const int8_t* x) {  // no signs
-    for (int i = 0; i < 32; i++) to.v[i / 4] += first.v[i] * x[i] + second.v[i] * x[i + 32];
-    return to;
-}
-// Each lane's dot product times its scale, of which both int16 halves are the same.
-template <int MAX>
-inline Ints add_scaled(Ints to, Bytes codes, const int8_t* x, Bytes scales) {
-    for (int i = 0; i < 32; i++) {
-        int16_t scale;
-        std::memcpy(&scale, scales.v + i / 4 * 4, 2);
-        to.v[i / 4] += codes.v[i] * x[i] * scale;
+// Neighbouring lanes added up, in each half first those of a, then those of b. No lane is beyond LARGEST.
+template <int LARGEST>
+inline Ints in_twos(Ints a, Ints b) {
+    Ints r;
+    for (int l = 0; l < 8; l++) {
+        const Ints& from = l % 4 < 2 ? a : b;
+        r.v[l] = from.v[l / 4 * 4 + l % 2 * 2] + from.v[l / 4 * 4 + l % 2 * 2 + 1];
     }
-    return to;
+    return r;
+}
+inline Ints halves_added(Ints a, Ints b) {  // first those of a
+    Ints r;
+    for (int l = 0; l < 4; l++) r.v[l] = a.v[l] + a.v[l + 4], r.v[l + 4] = b.v[l] + b.v[l + 4];
+    return r;
 }
 // Of sixteen int16: products with those at x, two in each lane.
 inline Ints dot_words(Bytes words, const int16_t* x) {
@@ -192,31 +226,28 @@ inline Bytes load_two(const uint8_t* p, const uint8_t* q) {
     std::memcpy(r.v + 16, q, 16);
     return r;
 }
-// Lane J in all lanes; lanes 2 K and 2 K + 1 in four each.
-template <int J>
-inline Floats each(Floats a) {
-    return set_floats(a.v[J]);
-}
-template <int K>
-inline Floats four_each(Floats a) {
-    Floats r;
-    for (int l = 0; l < 8; l++) r.v[l] = a.v[2 * K + l / 4];
+// Dot products times whole scales: two blocks at a time, as in_twos() has their lanes.
+struct Scales {
+    int16_t v[16];  // of blocks, or of two halves of each
+};
+template <int SUBS>
+inline Scales scales_of(Bytes words) {
+    Scales r;
+    std::memcpy(r.v, words.v, 32);
     return r;
 }
-inline Bytes doubled(uint64_t bytes) {  // eight int8, each as two int16
-    Bytes r;
-    for (int i = 0; i < 16; i++) {
-        const int16_t wide = static_cast<int8_t>(bytes >> 8 * (i / 2) & 255);
-        std::memcpy(r.v + 2 * i, &wide, 2);
+struct ScaledSums {
+    Ints even = set_ints(0), odd = set_ints(0);
+    Ints lanes() const { return in_twos<INT32_MAX>(even, odd); }
+};
+// Blocks 2 K and 2 K + 1.
+template <int MAX, int SUBS, int K>
+inline void add_scaled(ScaledSums& to, Bytes first, Bytes second, const int8_t* x, const Scales& scales) {
+    for (int i = 0; i < 32; i++) {
+        const int sub = SUBS == 2 ? i / 16 : 0;
+        to.even.v[i / 4] += first.v[i] * x[i] * scales.v[2 * K * SUBS + sub];
+        to.odd.v[i / 4] += second.v[i] * x[i + 32] * scales.v[(2 * K + 1) * SUBS + sub];
     }
-    return r;
-}
-// The scale or scales of block J in all its lanes: doubled() scales, or of two for a block widened() ones.
-template <int SUBS, int J>
-inline Bytes scales_of(Bytes scales) {
-    Bytes r;
-    for (int i = 0; i < 16; i++) std::memcpy(r.v + 2 * i, scales.v + 4 * J + (SUBS == 2 ? i / 8 * 2 : 0), 2);
-    return r;
 }
 
 inline void prefetch(const void*) {}  // a hint to wider tiers

@@ -3,8 +3,7 @@
 x becomes codes of blocks with a step m / 127, m the block's largest |x|: half a step an element. The rest is rounding
 in float32 of terms |x| (|scale * code| + |minimum|): at most sixteen a term (its scales, their product, the product
 with the integer sum, minimum or offset, decoding itself, and the tree of lanes), and one for the sum over each block.
-Panels of super-blocks cut integer sums to sixteen bits besides. Few rows of x take the offset of codes (or, of bytes of
-groups, the 128 that makes them signed) as a minimum, scale * offset, where panels take it from the integer sums.
+The offset of codes is taken from integer sums. Panels of super-blocks cut these to sixteen bits besides.
 """
 
 from __future__ import annotations
@@ -39,14 +38,6 @@ CODES = {
     "iq4_xs": slice(8, 136),
     "mxfp4": slice(1, 17),
 }
-# Largest stored code and offset, in codes between the ends of a block.
-OFFSETS = {
-    "q4_0": (15 + 8) / 15,
-    "q5_0": (31 + 16) / 31,
-    "iq4_nl": (241 + 128) / 240,
-    "iq4_xs": (241 + 128) / 240,
-    "mxfp4": (24 + 12) / 12,
-}
 # Of super-blocks: the last code less the first in scales, columns of a scale, and by how many bits a panel cuts sums of
 # products so that they fit in 16.
 SUPER: dict[str, tuple[int, int, int]] = {
@@ -66,14 +57,12 @@ class Operand:
     Attributes:
         weights: (rows, cols) decoded.
         reach: (rows, cols / 32) at least |scale * code| + |minimum| in each 32 columns.
-        few_reach: the same where few rows of x take an offset as a minimum.
         lost: (rows, cols / 256) of super-blocks: what cutting sums takes at most, in steps of x; else None.
         whole_scales: few rows of x take its scales as whole numbers.
     """
 
     weights: Doubles
     reach: Doubles
-    few_reach: Doubles
     lost: Doubles | None = None
     whole_scales: bool = False
 
@@ -85,9 +74,8 @@ class Operand:
 def operand(packed: npt.NDArray[Any] | QuantizedTensor, name: str = "") -> Operand:
     """uint8 (rows, row_bytes) of a format, or a matrix of groups."""
     if isinstance(packed, QuantizedTensor):
-        group = find_group_format(packed.format)
-        if group is not None:
-            return _of_groups(packed, group.bits)
+        if find_group_format(packed.format) is not None:
+            return _of_groups(packed)
         packed, name = packed.packed, packed.format
     weights = dequantize(packed, name).astype(np.float64)
     ends = np.repeat(packed.reshape(1, -1, FORMATS[name].block_bytes), 2, axis=0)
@@ -95,25 +83,22 @@ def operand(packed: npt.NDArray[Any] | QuantizedTensor, name: str = "") -> Opera
     low, high = (dequantize(one.reshape(packed.shape), name).astype(np.float64) for one in ends)
     per_element = np.maximum(np.abs(weights), np.abs(high - low) + np.abs(low))
     reach = per_element.reshape(len(packed), -1, 32).max(axis=2)
-    per_element = np.maximum(per_element, OFFSETS.get(name, 0) * np.abs(high - low))
-    few_reach = per_element.reshape(len(packed), -1, 32).max(axis=2)
     if name not in SUPER:
-        return Operand(weights, reach, few_reach)
+        return Operand(weights, reach)
     span, size, shift = SUPER[name]
     scales = (np.abs(high - low) + 2.0**-22 * (np.abs(high) + np.abs(low))) / span  # low and high are rounded
     scales = scales.reshape(len(packed), -1, 256)[:, :, ::size].sum(axis=2)
-    return Operand(weights, reach, few_reach, 2**shift // 2 * scales, whole_scales=name != "iq4_xs")
+    return Operand(weights, reach, 2**shift // 2 * scales, whole_scales=name != "iq4_xs")
 
 
-def _of_groups(qt: QuantizedTensor, bits: int) -> Operand:
+def _of_groups(qt: QuantizedTensor) -> Operand:
     weights = qt.dequantize().astype(np.float64)
     ones = QuantizedTensor(np.full_like(qt.packed, 2**32 - 1), qt.format, qt.scales, qt.biases)
     zeros = QuantizedTensor(np.zeros_like(qt.packed), qt.format, qt.scales, qt.biases)
     low, high = zeros.dequantize().astype(np.float64), ones.dequantize().astype(np.float64)
     per_element = np.abs(high - low) * (1 + 2.0**-20) + np.abs(low) * (1 + 2.0**-20)
     reach = per_element.reshape(len(qt), -1, 32).max(axis=2)
-    # |scale| 128 of a signed code, |bias + 128 scale| of the rest: 256 scales where there are 255 between the ends
-    return Operand(weights, reach, reach * (256 / 255 if bits == 8 else 1))
+    return Operand(weights, reach)
 
 
 def quantized_activations(x: Floats, size: int) -> Doubles:
@@ -136,7 +121,7 @@ def computing(x: npt.NDArray[Any], w: Operand) -> Doubles:
     seen = np.abs(x).astype(np.float64).reshape(len(x), cols // 32, 32).sum(axis=2)
     seen += 32 / 254 * np.repeat(_largest(x, size), size // 32, axis=1)
     # a product of two scales that underflows is off by up to 2^-150, times an integer sum below 2^27
-    lost = roundings / (1 - roundings) * (seen @ (w.reach if len(x) > FEW else w.few_reach).T) + cols / 32 * 2.0**-123
+    lost = roundings / (1 - roundings) * (seen @ w.reach.T) + cols / 32 * 2.0**-123
     if len(x) > FEW and w.lost is not None:
         lost += _largest(x, 256) / 127 @ w.lost.T
     return lost
