@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "codec/driver.h"
+#include "matmul/ahead.h"
 
 namespace quantkit {
 namespace QK_TIER {
@@ -25,14 +26,6 @@ struct GroupBatch {
         next = reinterpret_cast<const uint8_t*>(x);
     }
 };
-
-inline void fetch_ahead(const uint8_t* from) {
-#if defined(__GNUC__) || defined(__clang__)
-    __builtin_prefetch(from);
-#else
-    (void)from;
-#endif
-}
 
 // What a batch finds out while it loads.
 struct Extremes {

@@ -1,11 +1,13 @@
 // The float product of many rows of x: a panel of weights is decoded once for some hundreds of them, 256 columns at a
-// time, and transposed to a tile in the first-level cache, in which a lane is a row of weights. Sums are fused and run
-// over 128 columns in order, then add up in order: the same for any number of rows and threads.
+// time, and transposed to a tile in the first-level cache, in which a lane is a row of weights. What the next tile is
+// made of is fetched meanwhile. Sums are fused and run over 128 columns in order, then add up in order: the same for
+// any number of rows and threads.
 #pragma once
 #include <algorithm>
 #include <cstring>
 
 #include "dispatch.h"
+#include "matmul/ahead.h"
 
 namespace quantkit {
 namespace QK_TIER {
@@ -45,20 +47,26 @@ static void add_some(int64_t cols, const float* tile, const float* x, int64_t st
         add_some<COLS - 1>(cols, tile, x, stride, depth, sums);
 }
 
-// A tile of weights that lie input-major, where lanes are neighbours already.
+// A tile's weights: rows row .. row + rows, and columns col .. col + depth.
+struct Place {
+    int64_t row, rows, col;
+    int depth;
+};
+
+// Of weights that lie input-major, where lanes are neighbours already.
 template <Scalar S>
-static void widen(const FloatJob& job, int64_t row, int64_t rows, int64_t col, int depth, float* tile) {
+static void widen(const FloatJob& job, const Place& at, float* tile) {
     constexpr int64_t SIZE = SCALAR_BYTES[static_cast<int>(S)];
-    const uint8_t* from = job.packed + col * job.pitch_bytes + row * SIZE;
+    const uint8_t* from = job.packed + at.col * job.pitch_bytes + at.row * SIZE;
     uint8_t padded[PANEL * SIZE] = {};
-    for (int k = 0; k < depth; k++, from += job.pitch_bytes, tile += PANEL) {
-        if (rows < PANEL) std::memcpy(padded, from, static_cast<size_t>(rows * SIZE));
-        const uint8_t* lanes = rows < PANEL ? padded : from;
+    for (int k = 0; k < at.depth; k++, from += job.pitch_bytes, tile += PANEL) {
+        if (at.rows < PANEL) std::memcpy(padded, from, static_cast<size_t>(at.rows * SIZE));
+        const uint8_t* lanes = at.rows < PANEL ? padded : from;
         for (int v = 0; v < 3; v++) store(tile + v * L, load_scalars<S>(lanes + v * L * SIZE));
     }
 }
 
-// The same of rows that were decoded.
+// Of rows that were decoded.
 static void turn(const float* decoded, float* tile) {
     for (int r = 0; r < PANEL; r += L)
         for (int j = 0; j < DEPTH; j += L) {
@@ -69,11 +77,51 @@ static void turn(const float* decoded, float* tile) {
         }
 }
 
+// Of rows of bf16, two in a lane. Rows beyond repeat the last.
+static void turn_pairs(const FloatJob& job, const Place& at, float* tile) {
+    const uint8_t* from = job.packed + at.row * job.pitch_bytes + 2 * at.col;
+    for (int r = 0; r < PANEL; r += L)
+        for (int j = 0; j < DEPTH; j += 2 * L) {
+            F square[L];
+            for (int l = 0; l < L; l++)
+                square[l] = load_f32(from + std::min<int64_t>(r + l, at.rows - 1) * job.pitch_bytes + 2 * j);
+            transpose(square);
+            for (int l = 0; l < L; l++) {
+                store(tile + (j + 2 * l) * PANEL + r, low_bf16(square[l]));
+                store(tile + (j + 2 * l + 1) * PANEL + r, high_bf16(square[l]));
+            }
+        }
+}
+
+static void fill(const FloatJob& job, const Place& at, const float* decoded, float* tile) {
+    if (!job.input_major)
+        decoded ? turn(decoded, tile) : turn_pairs(job, at, tile);
+    else if (job.format == Format::f32)
+        widen<Scalar::f32>(job, at, tile);
+    else if (job.format == Format::f16)
+        widen<Scalar::f16>(job, at, tile);
+    else
+        widen<Scalar::bf16>(job, at, tile);
+}
+
+// During `steps` steps, what a tile is made of.
+static Ahead ahead_of(const FloatJob& job, const Place& next, int64_t steps) {
+    const FormatRow& f = FORMATS[static_cast<int>(job.format)];
+    const int64_t runs = job.input_major ? next.col : next.row, in_run = job.input_major ? next.row : next.col;
+    const auto bytes = [&](int64_t n) { return n / f.block_size * f.block_bytes; };
+    return {job.packed + runs * job.pitch_bytes + bytes(in_run), job.pitch_bytes,
+            bytes(job.input_major ? next.rows : next.depth), job.input_major ? next.depth : next.rows, steps};
+}
+
 // Whether all that came out is finite.
 static bool float_panels(const FloatJob& job, int64_t first, int64_t last, float* scratch) {
     const FormatRow& f = FORMATS[static_cast<int>(job.format)];
     float *decoded = scratch, *tile = decoded + DECODED * PANEL, *all_sums = tile + DEPTH * PANEL;
     std::memset(decoded, 0, DECODED * PANEL * sizeof(float));
+    const auto place = [&](int64_t row, int64_t col) -> Place {
+        return {row, std::min<int64_t>(PANEL, last - row), col,
+                static_cast<int>(std::max<int64_t>(0, std::min<int64_t>(DEPTH, job.cols - col)))};
+    };
     uint32_t largest = 0;  // bits of a magnitude
     for (int64_t i = 0; i < job.n; i += CHUNK) {
         const int64_t n = std::min(CHUNK, job.n - i);
@@ -81,26 +129,28 @@ static bool float_panels(const FloatJob& job, int64_t first, int64_t last, float
         std::memset(all_sums, 0, static_cast<size_t>((last - first + PANEL - 1) / PANEL * n * PANEL) * sizeof(float));
         for (int64_t at = 0; at < job.cols; at += DECODED) {
             const int64_t cols = std::min<int64_t>(DECODED, job.cols - at);
+            const bool pairs = job.format == Format::bf16 && cols % DEPTH == 0;
             float* sums = all_sums;
             for (int64_t row = first; row < last; row += PANEL, sums += n * PANEL) {
                 const int64_t rows = std::min<int64_t>(PANEL, last - row);
-                for (int64_t r = 0; r < rows && !job.input_major; r++)
+                for (int64_t r = 0; r < rows && !job.input_major && !pairs; r++)
                     decode_blocks(job.format,
                                   job.packed + (row + r) * job.pitch_bytes + at / f.block_size * f.block_bytes,
                                   decoded + r * DECODED, cols / f.block_size);
                 for (int64_t k = 0; k < cols; k += DEPTH) {
-                    const int depth = static_cast<int>(std::min<int64_t>(DEPTH, cols - k));
-                    if (!job.input_major)
-                        turn(decoded + k, tile);
-                    else if (job.format == Format::f32)
-                        widen<Scalar::f32>(job, row, rows, at + k, depth, tile);
-                    else if (job.format == Format::f16)
-                        widen<Scalar::f16>(job, row, rows, at + k, depth, tile);
-                    else
-                        widen<Scalar::bf16>(job, row, rows, at + k, depth, tile);
-                    for (int64_t c = 0; c < n; c += COLUMNS)
+                    const Place here = place(row, at + k);
+                    fill(job, here, pairs ? nullptr : decoded + k, tile);
+                    const bool is_last = k + DEPTH >= cols;  // of this panel, for now
+                    const bool has_right = row + PANEL < last;
+                    const Place next = !is_last    ? place(row, at + k + DEPTH)
+                                       : has_right ? place(row + PANEL, at)
+                                                   : place(first, at + DECODED);
+                    Ahead ahead = ahead_of(job, next, (n + COLUMNS - 1) / COLUMNS);
+                    for (int64_t c = 0; c < n; c += COLUMNS) {
+                        ahead.fetch();
                         add_some<COLUMNS>(std::min<int64_t>(COLUMNS, n - c), tile, x + c * job.cols + at + k, job.cols,
-                                          depth, sums + c * PANEL);
+                                          here.depth, sums + c * PANEL);
+                    }
                 }
             }
         }

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "matmul/activations.h"
+#include "matmul/ahead.h"
 
 namespace quantkit {
 namespace QK_TIER {
@@ -118,24 +119,6 @@ inline void multiply_some(int cols, const Tile& tile, const uint8_t* x, int bloc
         multiply_some<R, COLS - 1>(cols, tile, x, blocks, sums);
 }
 
-// The packed bytes of the next stretch of PANEL_ROWS rows, a few lines with each tile of this one: they lie far apart,
-// and memory is slower than their use.
-class Ahead {
-  public:
-    Ahead(const uint8_t* first, int64_t row_bytes, int64_t n_bytes, int64_t tiles)
-        : row_(first), row_bytes_(row_bytes), lines_(n_bytes / 64 + 1), each_(PANEL_ROWS * lines_ / tiles + 1) {}
-    void fetch() {
-        for (int64_t i = 0; i < each_ && rows_; i++) {
-            prefetch(row_ + 64 * line_);
-            if (++line_ == lines_) line_ = 0, row_ += row_bytes_, rows_--;
-        }
-    }
-
-  private:
-    const uint8_t* row_;
-    int64_t row_bytes_, lines_, each_, line_ = 0, rows_ = PANEL_ROWS;
-};
-
 template <class R>
 static void panel(const PanelTask& task) {
     const Weights& w = *task.weights;
@@ -151,7 +134,7 @@ static void panel(const PanelTask& task) {
         // after the row's last stretch comes the next panel's first
         const int64_t ahead_row = task.first_row + (b + m < blocks ? 0 : PANEL_ROWS), ahead_block = (b + m) % blocks;
         Ahead ahead(w.codes + ahead_row * w.row_bytes + ahead_block / 8 * R::CHUNK_BYTES, w.row_bytes,
-                    STRETCH * R::CHUNK_BYTES, task.last_tile - task.first_tile);
+                    STRETCH * R::CHUNK_BYTES, PANEL_ROWS, task.last_tile - task.first_tile);
         for (int64_t t = task.first_tile; t < task.last_tile; t++) {
             ahead.fetch();
             multiply_some<R, PANEL_COLS>(static_cast<int>(tiles.size(t)), scratch.tile,

@@ -89,6 +89,12 @@ inline F load_bf16(const void* p) {
     return {_mm512_castsi512_ps(
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p))), 16))};
 }
+// Of two bf16 in a lane.
+inline F low_bf16(F a) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a.v), 16))}; }
+inline F high_bf16(F a) {
+    const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+    return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a.v), high))};
+}
 inline void store_f32(void* p, F a) { _mm512_storeu_ps(p, a.v); }
 inline void store_f16(void* p, F a) { _mm256_storeu_si256(static_cast<__m256i*>(p), halves(a)); }
 inline void store_bf16(void* p, F a) {

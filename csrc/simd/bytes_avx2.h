@@ -237,8 +237,6 @@ inline void computed(V& v) {
 #endif
 }
 
-inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
-
 template <int N>
 inline uint32_t largest_magnitude_bits(const float* x) {
     const __m256i mask = _mm256_set1_epi32(0x7fffffff);
