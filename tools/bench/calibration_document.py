@@ -150,9 +150,10 @@ def speed_lines(speed: Speed) -> list[str]:
         f"weights, a vocabulary of 1024), random tokens in chunks of {CONTEXT}, {speed.threads} threads, each side "
         "alone, in turns. quantkit walks from the BF16 checkpoint and takes all statistics; its time has the "
         "reading of all weights in it, from the page cache unless it says otherwise. llama.cpp decodes the same "
-        "tokens from the BF16 GGUF of the same weights, which lies in the page cache too, without any statistics; "
-        "loading and a first chunk come before. Logits of all tokens are asked for, as llama-imatrix does: without, "
-        f"its last layer would leave its experts out. This build of llama.cpp {how}, so the goal is "
+        "tokens from the BF16 GGUF of the same weights, which lies in the page cache too, without any statistics. "
+        "Loading and a first chunk come before on both sides, but not from a cold disk. Logits of all tokens are asked "
+        "for, as llama-imatrix does: without, its last layer would leave its experts out. This build of llama.cpp "
+        f"{how}, so the goal is "
         f"{1 if has_bf16 else 2} ×. A token is {speed.work / 1e9:.2f} GFLOP.",
         "",
         "| side | tokens | tokens/s by turn | median | GFLOP/s | quantkit over it |",

@@ -79,10 +79,12 @@ def quantkit(
     *,
     collect: bool = True,
     cold: bool = False,
+    first: bool = False,
     logits: str = "",
 ) -> Found:
     """A walk of random tokens through all layers, with the statistics that `quantkit calibrate` takes.
 
+    `first`: a chunk goes through before, as it does in `llama`, so that memory for weights has been touched.
     `shared_seconds` are those in which work was shared out among threads; in the rest only one computes.
     """
     from tests.llama4.peak import high_water_bytes
@@ -91,6 +93,12 @@ def quantkit(
     from quantkit.llama4.forward import Observer, Stream, open_weights
     from quantkit.llama4.forward.team import Team
 
+    prepare(Path(checkpoint), cold)
+    weights = open_weights(checkpoint)
+    ids = token_ids(tokens, context, weights.hp.vocab_size)
+    if first:
+        with Stream(weights, ids[:1], threads=threads) as stream:
+            stream.run()
     shared = 0.0
     share_out = Team.run
 
@@ -101,10 +109,7 @@ def quantkit(
         shared += time.perf_counter() - start
 
     Team.run = run  # type: ignore[method-assign]
-    prepare(Path(checkpoint), cold)
-    weights = open_weights(checkpoint)
     observer = Collector(weights.hp) if collect else Observer()
-    ids = token_ids(tokens, context, weights.hp.vocab_size)
     streams: list[Stream] = []
 
     def walk() -> None:
