@@ -91,6 +91,7 @@ static void multiply(const SuperStretch& tile, const uint8_t* x, int blocks, flo
             x += (64 / SUBS + 8) * COLS;
         }
         const float* step = reinterpret_cast<const float*>(x);
+        not_kept(sums);
         const int32_t* two = reinterpret_cast<const int32_t*>(x + 4 * COLS);
         for (int c = 0; c < COLS; c++) {
             Counts below[VECTORS];

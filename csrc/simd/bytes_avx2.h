@@ -210,6 +210,16 @@ inline void computed(V& v) {
 #endif
 }
 
+// What lies at p is loaded anew: the compiler would rather keep it from one round of a loop to the next, and then has
+// too few registers for the round.
+inline void not_kept(float*& p) {
+#if defined(__GNUC__)
+    __asm__("" : "+r"(p));
+#else
+    (void)p;
+#endif
+}
+
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 template <int N>

@@ -219,7 +219,8 @@ inline Bytes scales_of(Bytes scales) {
     return r;
 }
 
-inline void prefetch(const void*) {}  // a hint to wider tiers
+inline void prefetch(const void*) {}  // hints to wider tiers
+inline void not_kept(float*&) {}
 
 // Activations, 32 at a time.
 template <int N>
