@@ -237,6 +237,16 @@ inline void computed(V& v) {
 #endif
 }
 
+// What lies at p is loaded anew: the compiler would rather keep it from one round of a loop to the next, and then has
+// too few registers for the round.
+inline void not_kept(float*& p) {
+#if defined(__GNUC__)
+    __asm__("" : "+r"(p));
+#else
+    (void)p;
+#endif
+}
+
 template <int N>
 inline uint32_t largest_magnitude_bits(const float* x) {
     const __m256i mask = _mm256_set1_epi32(0x7fffffff);
