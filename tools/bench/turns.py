@@ -155,7 +155,7 @@ def players(wanted: Mapping[str, tuple[str, str, dict[str, Any]]]) -> Iterator[d
 def medians(
     group: Mapping[str, Player], turns: int, between: Mapping[str, Callable[[], float]] | None = None
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Interleaved turns of all players, after one that does not count.
+    """Interleaved turns of all players, after one that does not count; each round begins with another of them.
 
     Args:
         between: measurements to make once in every round, as ceilings are.
@@ -165,10 +165,12 @@ def medians(
     """
     times: dict[str, list[float]] = {label: [] for label in group}
     others: dict[str, list[float]] = {name: [] for name in between or {}}
+    labels = list(group)
     for turn in range(turns + 1):
-        for label, player in group.items():
-            seconds = player.call("turn")
-            player.rest()
+        first = turn % len(labels)
+        for label in labels[first:] + labels[:first]:
+            seconds = group[label].call("turn")
+            group[label].rest()
             if turn:
                 times[label].append(seconds)
         for name, measure in (between or {}).items():
