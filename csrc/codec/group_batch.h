@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "codec/driver.h"
-#include "matmul/ahead.h"
+#include "ahead.h"
 
 namespace quantkit {
 namespace QK_TIER {

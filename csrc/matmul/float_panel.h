@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "ahead.h"
 #include "dispatch.h"
-#include "matmul/ahead.h"
 
 namespace quantkit {
 namespace QK_TIER {
@@ -108,9 +108,10 @@ static void fill(const FloatJob& job, const Place& at, const float* decoded, flo
 static Ahead ahead_of(const FloatJob& job, const Place& next, int64_t steps) {
     const FormatRow& f = FORMATS[static_cast<int>(job.format)];
     const int64_t runs = job.input_major ? next.col : next.row, in_run = job.input_major ? next.row : next.col;
-    const auto bytes = [&](int64_t n) { return n / f.block_size * f.block_bytes; };
-    return {job.packed + runs * job.pitch_bytes + bytes(in_run), job.pitch_bytes,
-            bytes(job.input_major ? next.rows : next.depth), job.input_major ? next.depth : next.rows, steps};
+    const int64_t length = job.input_major ? next.rows : next.depth;
+    const int64_t blocks = (length + f.block_size - 1) / f.block_size;  // whole ones: a tile may have half of one
+    return {job.packed + runs * job.pitch_bytes + in_run / f.block_size * f.block_bytes, job.pitch_bytes,
+            blocks * f.block_bytes, job.input_major ? next.depth : next.rows, steps};
 }
 
 // Whether all that came out is finite.

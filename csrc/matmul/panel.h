@@ -5,8 +5,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "ahead.h"
 #include "matmul/activations.h"
-#include "matmul/ahead.h"
 
 namespace quantkit {
 namespace QK_TIER {
@@ -33,9 +33,7 @@ struct PanelScratch {
 template <class R, int J>
 inline void unpack_block(const uint8_t* const (&chunk)[8], uint8_t* out) {
     Bytes rows[8];
-    for (int r = 0; r < 8; r++) {
-        rows[r] = stored<R>(R::template codes<J>(chunk[r]));
-    }
+    for (int r = 0; r < 8; r++) rows[r] = stored<R>(R::template codes<J>(chunk[r]));
     store_transposed(rows, out + J * 32 * PANEL_ROWS, 4 * PANEL_ROWS);
 }
 

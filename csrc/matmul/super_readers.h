@@ -20,10 +20,6 @@ struct SuperShape : Shape<MAX, OFFSET, SUBS, MINS, CHUNK_BYTES> {
     static constexpr bool SUPER = true;
     static constexpr int FIRST = FIRST_, RUNS = RUNS_;
     static constexpr int OFFSET_BITS = OFFSET == 32 ? 5 : OFFSET == 4 ? 2 : 0;  // OFFSET is a power of two
-    template <int J>
-    static Bytes codes(const uint8_t* p) {
-        return R::template code<J>([&](int i) { return load_bytes(p + i); });
-    }
     template <int J, class At>
     static Bytes panel_code(int k, At at) {
         return R::template code<J>([&](int i) { return at((i - FIRST) / 32, k); });
@@ -96,10 +92,6 @@ struct q6_k_reader : SuperShape<q6_k_reader, 63, 32, 2, false, 210, 0, 6> {
 };
 
 struct iq4_xs_reader : SuperShape<iq4_xs_reader, 255, 128, 1, false, 136, 8, 4> {
-    template <int J>
-    static Bytes codes(const uint8_t* p) {
-        return look_up(NONLINEAR, nibbles(p + 8 + 16 * J));
-    }
     template <int J, class At>
     static Bytes panel_code(int k, At at) {  // a block has the low nibbles of 16 bytes, then the high ones
         const Bytes four = at(J / 2, J % 2 * 4 + k % 4);

@@ -1,7 +1,7 @@
 // Few rows of x (decoding): each row of weights is read once from memory, in order, and unpacked in registers. Sums of
 // products are whole numbers up to the scale of a block or super-block; then eight lanes of floats, and a fixed tree.
 #pragma once
-#include <utility>
+#include <type_traits>
 
 #include "matmul/activations.h"
 

@@ -2,7 +2,7 @@
 
 x becomes codes of blocks with a step m / 127, m the block's largest |x|: half a step an element. The rest is rounding
 in float32 of terms |x| (|scale * code| + |minimum|): at most sixteen a term (its scales, their product, the product
-with the integer sum, minimum or offset, decoding itself, and the tree of lanes), and one for the sum over each block.
+with the integer sum, minimum, decoding itself, and the tree of lanes), and one for the sum over each block.
 The offset of codes is taken from integer sums. Panels of super-blocks cut these to sixteen bits besides.
 """
 

@@ -21,7 +21,7 @@ class Ahead {
         : run_(first - reinterpret_cast<uintptr_t>(first) % 64),
           pitch_(pitch),
           lines_((first - run_ + n_bytes + 63) / 64),
-          runs_(count),
+          runs_(n_bytes > 0 ? count : 0),
           each_(count * lines_ / steps + 1) {}
     void fetch() {
         for (int64_t i = 0; i < each_ && runs_; i++) {
