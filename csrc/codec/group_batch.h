@@ -2,8 +2,8 @@
 #pragma once
 #include <vector>
 
-#include "codec/driver.h"
 #include "ahead.h"
+#include "codec/driver.h"
 
 namespace quantkit {
 namespace QK_TIER {
