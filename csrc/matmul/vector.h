@@ -137,7 +137,7 @@ inline void vector_rows(const VectorTask& task, int64_t r, int64_t step, const X
 }
 
 // With one row of x two rows of weights at once, that lie far apart: two long runs of addresses, which processors look
-// ahead of better than of one, and much better than of two that end after a row. Whole bytes come faster in one.
+// ahead of better than of one, and much better than of two that end after a row. Whole bytes gain nothing by it.
 template <class R, class X, int N>
 static void vector_of_rows(const VectorTask& task, const X (&x)[N]) {
     constexpr bool TWO = N == 1 && (R::MAX <= 127 || IN_TWOS<R>);
