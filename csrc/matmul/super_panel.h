@@ -47,7 +47,7 @@ inline void unpack(const Weights& w, int64_t row, int64_t n_rows, int64_t first,
                 store_floats(d, found.d);
                 tile.d[chunk * PANEL_ROWS + r + i] = d[0] * (1 << shift_of<R>());
                 tile.dmin[chunk * PANEL_ROWS + r + i] = d[1];
-                scales[i] = found.words, mins[i] = found.mins;
+                scales[i] = widened(found.scales), mins[i] = widened(found.mins);
             }
             uint8_t* pairs = reinterpret_cast<uint8_t*>(tile.pairs + chunk * 16 * PANEL_ROWS + r);
             store_transposed(scales, pairs, 4 * PANEL_ROWS);

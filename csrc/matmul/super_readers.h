@@ -10,9 +10,9 @@ namespace quantkit {
 namespace QK_TIER {
 
 struct Wholes {
-    Bytes words;                // int16: scales in the order of (sub-)blocks; if those are eight, then their minima
+    Bytes scales;               // int8, sixteen, in the order of (sub-)blocks; or eight, and then their minima
     Floats d;                   // what scales are multiplied by, or in turn that and what minima are
-    Bytes mins = set_bytes(0);  // int16: minima of sixteen sub-blocks
+    Bytes mins = set_bytes(0);  // int8: minima of sixteen sub-blocks
 };
 
 template <class R, int MAX, int OFFSET, int SUBS, bool MINS, int CHUNK_BYTES, int FIRST_, int RUNS_>
@@ -46,7 +46,7 @@ struct q2_k_reader : SuperShape<q2_k_reader, 3, 0, 2, true, 84, 16, 2> {
     }
     static Wholes wholes(const uint8_t* p) {
         const Bytes both = load_two(p, p);
-        return {widened(field<0, 0, 15>(both)), two_halves(p + 80), widened(field<4, 0, 15>(both))};
+        return {field<0, 0, 15>(both), two_halves(p + 80), field<4, 0, 15>(both)};
     }
 };
 
@@ -62,7 +62,7 @@ struct q3_k_reader : SuperShape<q3_k_reader, 7, 4, 2, false, 110, 0, 3> {
         };
         const uint64_t first = less_32(join(six(a, 0), six(b, 2))),
                        last = less_32(join(six(a >> 4, 4), six(b >> 4, 6)));
-        return {widened(first, last), same_halves(p + 108)};
+        return {two_words(first, last), same_halves(p + 108)};
     }
 };
 
@@ -88,7 +88,7 @@ struct q6_k_reader : SuperShape<q6_k_reader, 63, 32, 2, false, 210, 0, 6> {
         constexpr int HALF = J / 4, G = J % 4;
         return field<4 * (G / 2), 0, 15>(at(64 * HALF + 32 * (G % 2))) | field<2 * G, 4, 3>(at(128 + 32 * HALF));
     }
-    static Wholes wholes(const uint8_t* p) { return {widened(load_two(p + 192, p + 192)), same_halves(p + 208)}; }
+    static Wholes wholes(const uint8_t* p) { return {load_two(p + 192, p + 192), same_halves(p + 208)}; }
 };
 
 struct iq4_xs_reader : SuperShape<iq4_xs_reader, 255, 128, 1, false, 136, 8, 4> {
@@ -99,11 +99,11 @@ struct iq4_xs_reader : SuperShape<iq4_xs_reader, 255, 128, 1, false, 136, 8, 4> 
     }
     static void scales(const Row& row, int64_t chunk, int, float* scale, float*) {  // even blocks, then odd ones
         const uint8_t* p = row.codes + chunk * CHUNK_BYTES;
-        store_floats(scale, same_halves(p) * floats_of_words(widened(even_and_odd(p), 0)));
+        store_floats(scale, same_halves(p) * floats_of_bytes(two_words(even_and_odd(p), 0)));
     }
     static Wholes wholes(const uint8_t* p) {
         const uint64_t all = even_and_odd(p);
-        return {widened(every_other(all) | every_other(all >> 32) << 8, 0), same_halves(p)};
+        return {two_words(every_other(all) | every_other(all >> 32) << 8, 0), same_halves(p)};
     }
     static uint64_t even_and_odd(const uint8_t* p) {
         const uint32_t four = load_u32(p + 4), two = load_u32(p) >> 16;

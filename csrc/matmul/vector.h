@@ -101,14 +101,14 @@ template <class R, int N>
 inline void add_super_block(const uint8_t* chunk, const WholeVector<R> (&x)[N], int64_t at, Totals (&total)[N]) {
     const Parts<R> parts(chunk);
     const Wholes from = R::wholes(chunk);
-    const Scales scales = scales_of<R::SUBS>(from.words);
+    const Scales scales = scales_of<R::SUBS>(from.scales);
     ScaledSums found[N];
     add_two<R, 0>(parts, x, at, scales, found);
     add_two<R, 1>(parts, x, at, scales, found);
     add_two<R, 2>(parts, x, at, scales, found);
     add_two<R, 3>(parts, x, at, scales, found);
     for (int i = 0; i < N; i++) {
-        const Ints sums = dot_words(R::SUBS == 2 && R::MINS ? from.mins : from.words, x[i].sums + 16 * at);
+        const Ints sums = dot_widened(R::SUBS == 2 && R::MINS ? from.mins : from.scales, x[i].sums + 16 * at);
         const Floats step = from.d * set_floats(x[i].step[at]);
         Ints all = found[i].lanes();
         if (R::MINS)

@@ -78,21 +78,20 @@ inline void store_floats(float* p, Floats a) { _mm256_storeu_ps(p, a.v); }
 inline Floats operator*(Floats a, Floats b) { return {_mm256_mul_ps(a.v, b.v)}; }
 inline Floats operator+(Floats a, Floats b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline Floats operator-(Floats a, Floats b) { return {_mm256_sub_ps(a.v, b.v)}; }
-// Sixteen int8 as int16.
-inline Bytes widened(uint64_t low, uint64_t high) {
-    return {_mm256_cvtepi8_epi16(_mm_set_epi64x(static_cast<int64_t>(high), static_cast<int64_t>(low)))};
+inline Bytes two_words(uint64_t low, uint64_t high) {
+    return {_mm256_castsi128_si256(_mm_set_epi64x(static_cast<int64_t>(high), static_cast<int64_t>(low)))};
 }
 inline Bytes widened(Bytes a) { return {_mm256_cvtepi8_epi16(_mm256_castsi256_si128(a.v))}; }
 inline Bytes sixes(const uint8_t* p) {
-    const __m128i all = load_16(p), of_a = _mm_setr_epi32(0, 2, 0, 2), of_c = _mm_setr_epi32(0, 0, 0, 4);
-    const __m128i six = _mm_setr_epi32(0x3f3f3f3f, 0x30303030, 0x3f3f3f3f, 0x30303030);
-    const __m128i four = _mm_setr_epi32(0, 0x0f0f0f0f, 0, 0x0f0f0f0f);
-    const __m128i low = _mm_and_si128(_mm_srlv_epi32(_mm_shuffle_epi32(all, 0xa5), of_a), six);
-    const __m128i high = _mm_and_si128(_mm_srlv_epi32(_mm_shuffle_epi32(all, 0xff), of_c), four);
-    return {_mm256_cvtepi8_epi16(_mm_or_si128(low, high))};
+    const auto both = [](int a, int b, int c, int d) { return _mm256_setr_epi32(a, b, c, d, a, b, c, d); };
+    const __m256i all = _mm256_broadcastsi128_si256(load_16(p)), of_a = both(0, 2, 0, 2), of_c = both(0, 0, 0, 4);
+    const __m256i six = both(0x3f3f3f3f, 0x30303030, 0x3f3f3f3f, 0x30303030), four = both(0, 0x0f0f0f0f, 0, 0x0f0f0f0f);
+    const __m256i low = _mm256_and_si256(_mm256_srlv_epi32(_mm256_shuffle_epi32(all, 0xa5), of_a), six);
+    const __m256i high = _mm256_and_si256(_mm256_srlv_epi32(_mm256_shuffle_epi32(all, 0xff), of_c), four);
+    return {_mm256_or_si256(low, high)};
 }
-inline Floats floats_of_words(Bytes words) {
-    return {_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(words.v)))};
+inline Floats floats_of_bytes(Bytes a) {
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm256_castsi256_si128(a.v)))};
 }
 // Each by a load of its own that has it where it belongs; with a stride of 18 two in a load.
 template <int STRIDE>
@@ -172,29 +171,34 @@ inline Ints add_dot(Ints to, Bytes codes, const int8_t* x) {
 }
 template <int LARGEST>
 inline Ints in_twos(Ints a, Ints b) {
-    if constexpr (LARGEST <= 32767)
-        return {_mm256_madd_epi16(_mm256_packs_epi32(a.v, b.v), _mm256_set1_epi16(1))};
-    else
-        return {_mm256_hadd_epi32(a.v, b.v)};
+    if constexpr (LARGEST <= 32767) return {_mm256_madd_epi16(_mm256_packs_epi32(a.v, b.v), _mm256_set1_epi16(1))};
+    const __m256 one = _mm256_castsi256_ps(a.v), other = _mm256_castsi256_ps(b.v);  // hadd, which is slower by itself
+    return Ints{_mm256_castps_si256(_mm256_shuffle_ps(one, other, 0x88))} +
+           Ints{_mm256_castps_si256(_mm256_shuffle_ps(one, other, 0xdd))};
 }
 inline Ints halves_added(Ints a, Ints b) {
     return Ints{_mm256_permute2x128_si256(a.v, b.v, 0x20)} + Ints{_mm256_permute2x128_si256(a.v, b.v, 0x31)};
 }
-inline Ints dot_words(Bytes words, const int16_t* x) { return {_mm256_madd_epi16(words.v, load_32(x))}; }
+inline Ints dot_widened(Bytes a, const int16_t* x) { return {_mm256_madd_epi16(widened(a).v, load_32(x))}; }
 inline Bytes load_two(const uint8_t* p, const uint8_t* q) {
     return {_mm256_inserti128_si256(_mm256_castsi128_si256(load_16(p)), load_16(q), 1)};
 }
 struct Scales {
-    __m256i first, last;  // eight int16 in both halves; with 16 scales the other eight
+    __m256i first, last;  // eight int16 in both halves, and with 16 scales the other eight; with 8 their bytes
 };
 template <int SUBS>
-inline Scales scales_of(Bytes words) {
-    return {_mm256_permute4x64_epi64(words.v, 0x44), SUBS == 1 ? words.v : _mm256_permute4x64_epi64(words.v, 0xee)};
+inline Scales scales_of(Bytes bytes) {
+    if constexpr (SUBS == 1) return {bytes.v, bytes.v};
+    const __m256i words = widened(bytes).v;
+    return {_mm256_permute4x64_epi64(words, 0x44), _mm256_permute4x64_epi64(words, 0xee)};
 }
-// Scale A four times, then B, in the one half, and C and D in the other.
-template <int A, int B, int C, int D>
+// Scale A four times, then B, in the one half, and C and D in the other; int16.
+template <int SUBS, int A, int B, int C, int D>
 inline __m256i words_of(const Scales& scales) {
-    constexpr auto four = [](int i) { return 0x0100010001000100 + i % 8 * 0x0202020202020202; };
+    constexpr auto four = [](int i) {  // of bytes: the byte, and one of zeros
+        return SUBS == 1 ? static_cast<int64_t>(0x8000800080008000u + static_cast<uint64_t>(i) * 0x0001000100010001u)
+                         : 0x0100010001000100 + i % 8 * 0x0202020202020202;
+    };
     return _mm256_shuffle_epi8(A < 8 ? scales.first : scales.last,
                                _mm256_setr_epi64x(four(A), four(B), four(C), four(D)));
 }
@@ -208,7 +212,7 @@ inline void add_scaled(ScaledSums& to, Bytes first, Bytes second, const int8_t* 
     static_assert(4 * 127 * MAX <= 32767, "an int16 overflows");
     const Ints a = add_dot<MAX>(set_ints(0), first, x), b = add_dot<MAX>(set_ints(0), second, x + 32);
     constexpr int A = 2 * K * SUBS, B = A + SUBS, NEXT = SUBS - 1;
-    const __m256i words = words_of<A, B, A + NEXT, B + NEXT>(scales);
+    const __m256i words = words_of<SUBS, A, B, A + NEXT, B + NEXT>(scales);
     to.all.v = _mm256_dpwssd_epi32(to.all.v, _mm256_packs_epi32(a.v, b.v), words);
 }
 #else
@@ -222,8 +226,8 @@ inline void add_scaled(ScaledSums& to, Bytes first, Bytes second, const int8_t* 
     const auto scaled = [&](Bytes codes, const int8_t* from, __m256i words) {
         return Ints{_mm256_madd_epi16(products<MAX>(codes.v, load_32(from)), words)};
     };
-    to.even = to.even + scaled(first, x, words_of<A, A, A + NEXT, A + NEXT>(scales));
-    to.odd = to.odd + scaled(second, x + 32, words_of<B, B, B + NEXT, B + NEXT>(scales));
+    to.even = to.even + scaled(first, x, words_of<SUBS, A, A, A + NEXT, A + NEXT>(scales));
+    to.odd = to.odd + scaled(second, x + 32, words_of<SUBS, B, B, B + NEXT, B + NEXT>(scales));
 }
 #endif
 

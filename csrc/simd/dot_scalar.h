@@ -95,37 +95,32 @@ inline Floats operator-(Floats a, Floats b) {
     for (int i = 0; i < 8; i++) a.v[i] -= b.v[i];
     return a;
 }
-inline Bytes widened(uint64_t low, uint64_t high) {  // sixteen int8 as int16
+inline Bytes two_words(uint64_t low, uint64_t high) {  // sixteen bytes
+    Bytes r = {};
+    for (int i = 0; i < 16; i++) r.v[i] = static_cast<uint8_t>((i < 8 ? low : high) >> 8 * (i % 8));
+    return r;
+}
+inline Bytes widened(Bytes a) {  // the first sixteen, int8, as int16
     Bytes r;
     for (int i = 0; i < 16; i++) {
-        const int16_t wide = static_cast<int8_t>((i < 8 ? low : high) >> 8 * (i % 8) & 255);
+        const int16_t wide = static_cast<int8_t>(a.v[i]);
         std::memcpy(r.v + 2 * i, &wide, 2);
     }
     return r;
 }
-inline Bytes widened(Bytes a) {  // the first sixteen
-    uint64_t two[2];
-    std::memcpy(two, a.v, 16);
-    return widened(two[0], two[1]);
-}
-// Eight scales and eight minima of six bits, in the twelve bytes after four others, as int16.
+// Eight scales and eight minima of six bits, in the twelve bytes after four others; in both halves.
 inline Bytes sixes(const uint8_t* p) {
     Bytes r;
     for (int i = 0; i < 16; i++) {
         const uint8_t *low = p + 4 + i / 8 * 4, *last = p + 12;
         const int j = i % 8, nibble = i < 8 ? last[j % 4] & 15 : last[j % 4] >> 4;
-        const auto word = static_cast<int16_t>(j < 4 ? low[j] & 63 : nibble | low[j - 4] >> 6 << 4);
-        std::memcpy(r.v + 2 * i, &word, 2);
+        r.v[i] = r.v[i + 16] = static_cast<uint8_t>(j < 4 ? low[j] & 63 : nibble | low[j - 4] >> 6 << 4);
     }
     return r;
 }
-inline Floats floats_of_words(Bytes words) {  // of the first eight int16
+inline Floats floats_of_bytes(Bytes a) {  // of the first eight, int8
     Floats r;
-    for (int i = 0; i < 8; i++) {
-        int16_t word;
-        std::memcpy(&word, words.v + 2 * i, 2);
-        r.v[i] = word;
-    }
+    for (int i = 0; i < 8; i++) r.v[i] = static_cast<int8_t>(a.v[i]);
     return r;
 }
 inline Floats same_halves(const uint8_t* p) { return set_floats(half(p)); }  // one in all lanes
@@ -209,14 +204,10 @@ inline Ints halves_added(Ints a, Ints b) {  // first those of a
     for (int l = 0; l < 4; l++) r.v[l] = a.v[l] + a.v[l + 4], r.v[l + 4] = b.v[l] + b.v[l + 4];
     return r;
 }
-// Of sixteen int16: products with those at x, two in each lane.
-inline Ints dot_words(Bytes words, const int16_t* x) {
+// Of the first sixteen, int8: products with the int16 at x, two in each lane.
+inline Ints dot_widened(Bytes a, const int16_t* x) {
     Ints r = {};
-    for (int i = 0; i < 16; i++) {
-        int16_t word;
-        std::memcpy(&word, words.v + 2 * i, 2);
-        r.v[i / 2] += word * x[i];
-    }
+    for (int i = 0; i < 16; i++) r.v[i / 2] += static_cast<int8_t>(a.v[i]) * x[i];
     return r;
 }
 // 16 bytes at p, then 16 at q.
@@ -228,12 +219,13 @@ inline Bytes load_two(const uint8_t* p, const uint8_t* q) {
 }
 // Dot products times whole scales: two blocks at a time, as in_twos() has their lanes.
 struct Scales {
-    int16_t v[16];  // of blocks, or of two halves of each
+    int8_t v[16];  // of blocks, or of two halves of each
 };
+// Of int8, sixteen, or eight that are not negative and stand in both halves.
 template <int SUBS>
-inline Scales scales_of(Bytes words) {
+inline Scales scales_of(Bytes bytes) {
     Scales r;
-    std::memcpy(r.v, words.v, 32);
+    std::memcpy(r.v, bytes.v, 16);
     return r;
 }
 struct ScaledSums {
