@@ -4,6 +4,7 @@
 //   them
 #pragma once
 #include <cstring>
+#include <type_traits>
 
 #include "matmul/job.h"
 
@@ -46,6 +47,9 @@ struct OneScale : Shape<MAX, OFFSET, 1, false, 8 * BLOCK_BYTES> {
         store_floats(scale, halves<BLOCK_BYTES>(row.codes + chunk * 8 * BLOCK_BYTES, m));
     }
 };
+
+template <class R>
+constexpr bool ONE_SCALE = std::is_base_of_v<OneScale<R::MAX, R::OFFSET, R::CHUNK_BYTES / 8>, R>;
 
 // ... and the f16 value of code 0 after it.
 template <int MAX, int BLOCK_BYTES>

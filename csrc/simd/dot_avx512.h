@@ -6,7 +6,7 @@
 namespace quantkit {
 namespace QK_TIER {
 
-constexpr int PANEL_ROWS = 48, PANEL_COLS = 4, VECTORS = 3, VECTOR_COLS = 3;
+constexpr int PANEL_ROWS = 48, PANEL_COLS = 4, VECTORS = 3, VECTOR_COLS = 3, REGISTERS = 32;
 
 #if defined(QK_VNNI)
 constexpr bool SIGNED_BYTES = false;

@@ -10,6 +10,7 @@ namespace QK_TIER {
 constexpr bool SIGNED_BYTES = false;  // codes above 127 stay as they are
 constexpr int PANEL_ROWS = 8, PANEL_COLS = 1, VECTORS = 1;
 constexpr int VECTOR_COLS = 1;  // rows of x for which a vector product unpacks at once
+constexpr int REGISTERS = 0;    // of vectors
 
 struct Bytes {
     uint8_t v[32];
