@@ -73,7 +73,7 @@ static void multiply(const SuperStretch& tile, const uint8_t* x, int blocks, flo
         Counts total[COLS][VECTORS];
         for (int c = 0; c < COLS; c++)
             for (int v = 0; v < VECTORS; v++) total[c][v] = set_counts(0);
-        const auto add_pair = [&](int p) {
+        for (int p = 0; p < 4 * SUBS; p++) {
             Counts r[2][COLS][VECTORS];
             // (sub-)blocks 2 p and 2 p + 1: of two blocks, or of one
             constexpr int NEXT = SUBS == 1 ? (32 + 4) * COLS : STEPS * 4 * COLS;
@@ -88,11 +88,7 @@ static void multiply(const SuperStretch& tile, const uint8_t* x, int blocks, flo
             }
             codes += 2 * STEPS * 4 * PANEL_ROWS;
             x += (64 / SUBS + 8) * COLS;
-        };
-        if constexpr (SUBS == 1 && !MINS)  // written out they are faster by a hundredth, but not before minima
-            add_pair(0), add_pair(1), add_pair(2), add_pair(3);
-        else
-            for (int p = 0; p < 4 * SUBS; p++) add_pair(p);
+        }
         const float* step = reinterpret_cast<const float*>(x);
         not_kept(sums);
         const int32_t* two = reinterpret_cast<const int32_t*>(x + 4 * COLS);

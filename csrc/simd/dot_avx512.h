@@ -42,8 +42,10 @@ inline Counts add_halves(Counts total, Counts a, Counts b) {
 }
 
 #if defined(QK_VNNI)
+// Sums come back in registers: a compiler that has inlined much in a file may stop before this.
 template <int MAX, int COLS, int STEPS>
-inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start, Counts (&r)[COLS][VECTORS]) {
+[[gnu::always_inline]] inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start,
+                                        Counts (&r)[COLS][VECTORS]) {
     __m512i s[COLS][VECTORS];
     for (int c = 0; c < COLS; c++)
         for (int v = 0; v < VECTORS; v++) s[c][v] = _mm512_set1_epi32(start[c]);

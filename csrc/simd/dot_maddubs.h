@@ -17,8 +17,10 @@ constexpr int run_length() {
     return run;
 }
 
+// Sums come back in registers: a compiler that has inlined much in a file may stop before this.
 template <int MAX, int COLS, int STEPS>
-inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start, Counts (&r)[COLS][VECTORS]) {
+[[gnu::always_inline]] inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start,
+                                        Counts (&r)[COLS][VECTORS]) {
     constexpr int RUN = run_length<MAX>() < STEPS ? run_length<MAX>() : STEPS, N = RUN < 2 ? 1 : 2;
     static_assert(RUN * 2 * 127 * (MAX > 127 ? 128 : MAX) <= 32767, "an int16 overflows");
     Counts s[COLS][VECTORS], p[COLS][VECTORS];
