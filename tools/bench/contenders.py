@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from turns import Handle, attach, detach
+from turns import Handle, attach, detach, own
 
 SAMPLE = 64  # rows of the output that are compared with the product of the dequantized weights
 
@@ -33,8 +33,11 @@ class Contender:
         """name, version, tier, flags and threading, for the document."""
         raise NotImplementedError
 
-    def load(self, format: str, packed: Handle, cols: int) -> None:
-        """uint8 (k, rows, row_bytes) or (k, experts, rows, row_bytes): k matrices that a turn goes through."""
+    def load(self, format: str, packed: Handle, cols: int, copied: bool = False) -> None:
+        """uint8 (k, rows, row_bytes) or (k, experts, rows, row_bytes): k matrices that a turn goes through.
+
+        copied: where reading is what is measured, since huge pages are read faster, and shared ones are small.
+        """
         raise NotImplementedError(f"no {format}")
 
     def multiply(
@@ -90,8 +93,8 @@ class Quantkit(Contender):
             "flags": [], "threading": "own pool", "compiler": info["compiler"],
         }  # fmt: skip
 
-    def load(self, format: str, packed: Handle, cols: int) -> None:
-        self._format, self._packed = format, attach(packed)
+    def load(self, format: str, packed: Handle, cols: int, copied: bool = False) -> None:
+        self._format, self._packed = format, own(packed) if copied else attach(packed)
 
     def multiply(
         self, x: Handle, threads: int, *, mode: str = "fast", ids: Handle | None = None, repeats: int = 1
@@ -216,13 +219,14 @@ class Ggml(Contender):
             self._backends[threads] = self._library.backend(threads)
         return self._backends[threads]
 
-    def load(self, format: str, packed: Handle, cols: int) -> None:
+    def load(self, format: str, packed: Handle, cols: int, copied: bool = False) -> None:
         from ggml_library import Weights
 
         from quantkit.kernels import FORMATS
 
+        source = own(packed) if copied and not self._repacked else attach(packed)
         self._weights = Weights(
-            self._library, self._backend(1), FORMATS[format].ggml_type, attach(packed), cols, repacked=self._repacked
+            self._library, self._backend(1), FORMATS[format].ggml_type, source, cols, repacked=self._repacked
         )
 
     def multiply(
@@ -312,7 +316,7 @@ class Blas(Contender):
             "flags": [], "threading": "threadpoolctl",
         }  # fmt: skip
 
-    def load(self, format: str, packed: Handle, cols: int) -> None:
+    def load(self, format: str, packed: Handle, cols: int, copied: bool = False) -> None:
         from quantkit.kernels import dequantize
 
         if len(packed.shape) > 3 or packed.shape[0] > 1:

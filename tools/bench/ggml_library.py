@@ -7,6 +7,7 @@ ggml_backend_graph_compute with n threads and (llama.cpp's) a thread pool that l
 from __future__ import annotations
 
 import ctypes
+import mmap
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, c_bool, c_char_p, c_int, c_int64, c_size_t, c_uint32, c_void_p
 from pathlib import Path
@@ -57,6 +58,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "ggml_backend_tensor_set": (None, [c_void_p, c_void_p, c_size_t, c_size_t]),
     "ggml_backend_tensor_get": (None, [c_void_p, c_void_p, c_size_t, c_size_t]),
     "ggml_backend_buffer_free": (None, [c_void_p]),
+    "ggml_backend_buffer_get_base": (c_void_p, [c_void_p]),
+    "ggml_backend_buffer_get_size": (c_size_t, [c_void_p]),
     "ggml_backend_cpu_init": (c_void_p, []),
     "ggml_backend_cpu_set_n_threads": (None, [c_void_p, c_int]),
     "ggml_backend_supports_op": (c_bool, [c_void_p, c_void_p]),
@@ -135,6 +138,16 @@ class GgmlLibrary:
         return None
 
 
+def _ask_for_huge_pages(address: int, n_bytes: int) -> None:
+    """As numpy does for its arrays: whole pages between, before anything is written to them."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return
+    first = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+    advise = ctypes.CDLL(None).madvise
+    advise.argtypes = [c_void_p, c_size_t, c_int]
+    advise(first, (address + n_bytes - first) // mmap.PAGESIZE * mmap.PAGESIZE, mmap.MADV_HUGEPAGE)
+
+
 class Weights:
     """Matrices where the library wants them: as they are, not copied, or repacked.
 
@@ -169,6 +182,9 @@ class Weights:
             return
         buffer_type = library.repack_type() or library.ggml_backend_cpu_buffer_type()
         self._buffer = library.ggml_backend_alloc_ctx_tensors_from_buft(self._context, buffer_type)
+        _ask_for_huge_pages(
+            library.ggml_backend_buffer_get_base(self._buffer), library.ggml_backend_buffer_get_size(self._buffer)
+        )
         if not library.is_fork and not self._supported(backend):
             self.close()
             raise NotImplementedError(f"type {ggml_type} is not repacked here")

@@ -17,6 +17,9 @@
 #include <thread>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
@@ -153,13 +156,13 @@ static double read_slice(const uint64_t* at, size_t n_words) {
     return 8.0 * n_words;
 }
 
-static double measure(int threads, const char* name, double seconds, std::vector<uint64_t>& memory) {
-    const size_t words = memory.size() / threads / 16 * 16;
+static double measure(int threads, const char* name, double seconds, uint64_t* memory, size_t all_words) {
+    const size_t words = all_words / threads / 16 * 16;
     if (std::strcmp(name, "read") == 0)
-        return together(threads, [&](int index) { return read_slice(memory.data() + words * index, words); });
+        return together(threads, [&](int index) { return read_slice(memory + words * index, words); });
     if (std::strcmp(name, "write") == 0)
         return together(threads, [&](int index) {
-            std::memset(memory.data() + words * index, index, 8 * words);
+            std::memset(memory + words * index, index, 8 * words);
             return 8.0 * words;
         });
     for (const Loop& loop : loops())
@@ -180,7 +183,13 @@ int main(int argc, char** argv) {
         std::fprintf(stderr, "peak MEGABYTES\n");
         return 2;
     }
-    std::vector<uint64_t> memory(size_t(std::atoi(argv[1])) * 1000000 / 8, 1);
+    const size_t words = size_t(std::atoi(argv[1])) * 1000000 / 8, huge = size_t(1) << 21;
+    auto* memory = static_cast<uint64_t*>(std::aligned_alloc(huge, (8 * words + huge - 1) / huge * huge));
+    if (memory == nullptr) return 1;
+#if defined(__linux__)
+    madvise(memory, 8 * words, MADV_HUGEPAGE);  // as numpy asks for its arrays
+#endif
+    std::memset(memory, 1, 8 * words);
     std::printf("read write");
     for (const Loop& loop : loops()) std::printf(" %s", loop.name);
     std::printf("\n");
@@ -189,7 +198,7 @@ int main(int argc, char** argv) {
     int threads = 0;
     double seconds = 0;
     while (std::scanf("%d %63s %lf", &threads, name, &seconds) == 3 && threads > 0) {
-        std::printf("%.6g\n", measure(threads, name, seconds, memory));
+        std::printf("%.6g\n", measure(threads, name, seconds, memory, words));
         std::fflush(stdout);
     }
 }

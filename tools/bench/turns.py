@@ -64,6 +64,16 @@ def attach(handle: Handle) -> np.ndarray:
     return found
 
 
+def own(handle: Handle) -> np.ndarray:
+    """A copy in this process's memory, for which numpy asks the system for huge pages; aligned, as ggml insists."""
+    source = attach(handle)
+    memory = np.empty(source.nbytes + 64, np.uint8)
+    first = -memory.ctypes.data % 64
+    found: np.ndarray = memory[first : first + source.nbytes].view(source.dtype).reshape(source.shape)
+    found[...] = source
+    return found
+
+
 def detach() -> None:
     for memory in _attached.values():
         memory.close()
