@@ -160,11 +160,11 @@ inline void vector_rows(const VectorTask& task, int64_t r, int64_t step, const X
 }
 
 // With one row of x two rows of weights at once, that lie far apart: two long runs of addresses, which processors look
-// ahead of better than of one, and much better than of two that end after a row. Where a block's fifth bits are spread
-// one by one, unpacking takes longer than memory, and the registers.
+// ahead of better than of one, and much better than of two that end after a row. Whole
+// bytes gain nothing by it, and fifth bits that are spread one by one lose: they take the registers.
 template <class R, class X, int N>
 static void vector_of_rows(const VectorTask& task, const X (&x)[N]) {
-    constexpr bool TWO = N == 1 && (R::SUPER || R::MAX != 31);
+    constexpr bool TWO = N == 1 && (R::SUPER || IN_TWOS<R>);
     const int64_t half = TWO ? task.n_rows / 2 : 0;
     for (int64_t r = 0; r < half; r++) vector_rows<R, 2>(task, r, half, x);
     for (int64_t r = 2 * half; r < task.n_rows; r++) vector_rows<R, 1>(task, r, 0, x);
