@@ -160,8 +160,8 @@ inline void vector_rows(const VectorTask& task, int64_t r, int64_t step, const X
 }
 
 // With one row of x two rows of weights at once, that lie far apart: two long runs of addresses, which processors look
-// ahead of better than of one, and much better than of two that end after a row. Whole
-// bytes gain nothing by it, and fifth bits that are spread one by one lose: they take the registers.
+// ahead of better than of one, and much better than of two that end after a row. Whole bytes gain nothing by it, and
+// blocks with fifth bits lose.
 template <class R, class X, int N>
 static void vector_of_rows(const VectorTask& task, const X (&x)[N]) {
     constexpr bool TWO = N == 1 && (R::SUPER || IN_TWOS<R>);

@@ -125,7 +125,7 @@ def matmul(bench: Bench, format: str, rows_of_x: Sequence[int], modes: Sequence[
     for names, lead, chosen in ((MATMUL, copies, few), ((*MATMUL, "numpy f32"), 1, many)):
         if not chosen:
             continue
-        with shared(packed, lead) as cold, bench.loaded(bench.of(*names), format, cold, True) as group:
+        with shared(packed, lead) as cold, bench.loaded(bench.of(*names), format, cold, copied=True) as group:
             for mode in modes:
                 for n in chosen:
                     if mode == "exact" and n < 32 and lead > 1:
@@ -169,7 +169,7 @@ def _product(
 def _cached(bench: Bench, format: str, packed: np.ndarray, x: Handle) -> Iterator[Record]:
     """One row times a matrix that stays in cache, often enough that starting does not count."""
     part = packed[: min(CACHED_ROWS, len(packed))]
-    with shared(part, 1) as small, bench.loaded(bench.of(*MATMUL), format, small, True) as group:
+    with shared(part, 1) as small, bench.loaded(bench.of(*MATMUL), format, small, copied=True) as group:
         repeats = max(1, int(bench.cold_bytes / 8) // part.nbytes)
         for threads in bench.threads:
             answers = bench.able(group, "multiply", x, threads, repeats=repeats)
