@@ -1,8 +1,12 @@
 // The door of `fast` products.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
+
+#include <optional>
+#include <utility>
 
 #include "matmul/job.h"
 
@@ -32,14 +36,15 @@ Format block_format(const std::string& name) {
 }
 
 Weights block_weights(const std::string& name, const uint8_t* packed, int64_t n_bytes, int64_t experts, int64_t rows,
-                      int64_t cols) {
+                      int64_t cols, bool repacked) {
     check(rows >= 0 && cols > 0 && experts > 0, "rows, cols or the number of experts are out of range");
     const Format format = block_format(name);
     const FormatRow& f = FORMATS[static_cast<int>(format)];
     check(cols % f.block_size == 0, "cols is not a multiple of the format's block size");
     const int64_t row_bytes = cols / f.block_size * f.block_bytes;
-    check(n_bytes == experts * rows * row_bytes, "packed does not have rows * row_bytes bytes");
-    return {format, 0, packed, row_bytes, nullptr, nullptr, 0, 0, rows, cols};
+    const Weights weights = {format, 0, packed, row_bytes, nullptr, nullptr, 0, 0, rows, cols, repacked};
+    check(n_bytes == experts * weights.rows_apart() * row_bytes, "packed does not have rows * row_bytes bytes");
+    return weights;
 }
 
 // Whether the result is finite.
@@ -62,8 +67,8 @@ bool run(const std::string& tier_name, const MatmulJob& job, int64_t n_x, int64_
 }
 
 bool matmul_fast(const std::string& tier, const std::string& format, Flat<float> x, Flat<uint8_t> packed, int64_t rows,
-                 int64_t cols, FloatsOut out, int threads) {
-    const Weights weights = block_weights(format, packed.data(), length(packed), 1, rows, cols);
+                 int64_t cols, FloatsOut out, int threads, bool repacked) {
+    const Weights weights = block_weights(format, packed.data(), length(packed), 1, rows, cols, repacked);
     return run(tier, {weights, x.data(), length(x) / cols, 1, nullptr, nullptr, out.data()}, length(x), length(out),
                threads);
 }
@@ -72,15 +77,15 @@ template <class T>
 using Rows = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
 
 bool matmul_direct(const std::string& tier, const std::string& format, Rows<const float> x, Rows<const uint8_t> packed,
-                   Rows<float> out, int threads) {
+                   Rows<float> out, int threads, std::optional<int64_t> repacked_rows) {
     check(packed.ndim() == 2 && x.ndim() == out.ndim() && (x.ndim() == 1 || x.ndim() == 2), "dimensions do not fit");
     check(x.ndim() == 1 || x.shape(0) == out.shape(0), "out has another number of rows than x");
     const FormatRow& f = FORMATS[static_cast<int>(block_format(format))];
-    const int64_t rows = static_cast<int64_t>(packed.shape(0)), n_bytes = length(packed);
+    const int64_t rows = repacked_rows.value_or(static_cast<int64_t>(packed.shape(0))), n_bytes = length(packed);
     const int64_t cols = static_cast<int64_t>(packed.shape(1)) / f.block_bytes * f.block_size;
     check(threads >= 0 && static_cast<int64_t>(x.shape(x.ndim() - 1)) == cols, "x has another number of columns");
     check(static_cast<int64_t>(out.shape(out.ndim() - 1)) == rows, "out has another number of columns");
-    const Weights weights = block_weights(format, packed.data(), n_bytes, 1, rows, cols);
+    const Weights weights = block_weights(format, packed.data(), n_bytes, 1, rows, cols, repacked_rows.has_value());
     const int64_t n = length(x) / cols;
     return run(tier, {weights, x.data(), n, 1, nullptr, nullptr, out.data()}, length(x), length(out), threads);
 }
@@ -109,8 +114,8 @@ bool matmul_fast_groups(const std::string& tier, int bits, int64_t group_size, F
 
 bool matmul_fast_experts(const std::string& tier, const std::string& format, Flat<float> x, Flat<uint8_t> packed,
                          int64_t experts, int64_t rows, int64_t cols, Flat<int64_t> order, Flat<int64_t> starts,
-                         FloatsOut out, int threads) {
-    const Weights weights = block_weights(format, packed.data(), length(packed), experts, rows, cols);
+                         FloatsOut out, int threads, bool repacked) {
+    const Weights weights = block_weights(format, packed.data(), length(packed), experts, rows, cols, repacked);
     const int64_t n = length(x) / cols;
     check(length(order) == n && length(starts) == experts + 1, "order or starts have another length");
     for (int64_t i = 0; i < n; i++) check(order.data()[i] >= 0 && order.data()[i] < n, "order names no row of x");
@@ -120,22 +125,38 @@ bool matmul_fast_experts(const std::string& tier, const std::string& format, Fla
                threads);
 }
 
+void repack_rows(const std::string& tier, const std::string& format, Flat<uint8_t> from, int64_t experts, int64_t rows,
+                 int64_t cols, nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> to, bool back,
+                 int threads) {
+    const auto& [plain, repacked] = back ? std::pair(length(to), length(from)) : std::pair(length(from), length(to));
+    block_weights(format, from.data(), plain, experts, rows, cols, false);
+    const Weights weights = block_weights(format, from.data(), repacked, experts, rows, cols, true);
+    const MatmulKernels* kernels = find_matmul(tier);
+    if (!kernels) throw nb::value_error(("tier " + tier + " is not built, or this processor lacks it").c_str());
+    nb::gil_scoped_release release;
+    repack(*kernels, weights, experts, from.data(), to.data(), back, threads);
+}
+
 }  // namespace
 
 void bind_matmul(nb::module_& m) {
     m.def("matmul_tiers", &matmul_names,
           "What matmul_fast takes as tier here: the supported tiers, and their variants.");
     m.def("matmul_fast", &matmul_fast, "tier"_a, "format"_a, "x"_a, "packed"_a, "rows"_a, "cols"_a, "out"_a,
-          "threads"_a,
+          "threads"_a, "repacked"_a = false,
           "out (n, rows) = x (n, cols) times the rows of packed, with x quantized to int8. False: not all of it is "
           "finite.");
     m.def(
         "matmul_direct", &matmul_direct, "tier"_a, "format"_a, "x"_a.noconvert(), "packed"_a.noconvert(),
-        "out"_a.noconvert(), "threads"_a,
+        "out"_a.noconvert(), "threads"_a, "repacked_rows"_a = nb::none(),
         "matmul_fast with arrays in their own shapes; ValueError or TypeError, and nothing done, if they do not fit.");
     m.def("matmul_fast_groups", &matmul_fast_groups, "tier"_a, "bits"_a, "group_size"_a, "x"_a, "words"_a, "scales"_a,
           "biases"_a, "rows"_a, "cols"_a, "out"_a, "threads"_a, "The same for affine groups, w = scale * code + bias.");
     m.def("matmul_fast_experts", &matmul_fast_experts, "tier"_a, "format"_a, "x"_a, "packed"_a, "n_experts"_a, "rows"_a,
-          "cols"_a, "order"_a, "starts"_a, "out"_a, "threads"_a,
+          "cols"_a, "order"_a, "starts"_a, "out"_a, "threads"_a, "repacked"_a = false,
           "The same for stacked experts: rows order[starts[e]:starts[e + 1]] of x belong to expert e.");
+    m.def("repack", &repack_rows, "tier"_a, "format"_a, "source"_a, "n_experts"_a, "rows"_a, "cols"_a, "out"_a,
+          "back"_a, "threads"_a,
+          "Rows of each expert to sixteen side by side, the last filled up with zeros: what the products take as "
+          "repacked. Or back.");
 }

@@ -52,7 +52,7 @@ struct mxfp4 {
 
     static void decode(const uint8_t* in, float* out) {
         const uint32_t e = in[0];
-        const F d = set1(f32_from_bits(e < 2 ? 0x00200000u << e : (e - 1) << 23));
+        const F d = set1(half_of_e8m0(e));
         for (int i = 0; i < 16; i += L) {
             const I pair = load_u8(in + 1 + i);
             store(out + i, d * look_up(TWICE, pair & set1i(15)));

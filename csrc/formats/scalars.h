@@ -52,4 +52,7 @@ inline float f8_e4m3_to_f32(uint8_t b) {
     return f32_from_bits(sign | ((exponent + 120u) << 23) | (mantissa << 20));
 }
 
+// 2^(e - 128): what mxfp4's codes, doubled, are multiplied by.
+inline float half_of_e8m0(uint32_t e) { return f32_from_bits(e < 2 ? 0x00200000u << e : (e - 1) << 23); }
+
 }  // namespace quantkit

@@ -14,15 +14,18 @@ struct MatmulKernels;  // matmul/kernels.h
 // A matrix, or several of the same shape on top of each other (experts). Either a block format, or groups: codes of
 // 4 or 8 bits, element i of a row in bits (bits * i) .. of the row's bit stream, w = scale * code + bias.
 struct Weights {
-    Format format;         // Format::count: groups
-    int bits;              // of a group's code
-    const uint8_t* codes;  // (rows, row_bytes)
-    int64_t row_bytes;     //
-    const float* scales;   // (rows, groups a row), groups only
-    const float* biases;   //
-    int64_t groups;        // a row
-    int group_shift;       // a group is 32 << group_shift columns
-    int64_t rows, cols;    // of one expert; cols is a multiple of 32, or of the block
+    Format format;          // Format::count: groups
+    int bits;               // of a group's code
+    const uint8_t* codes;   // (rows, row_bytes)
+    int64_t row_bytes;      //
+    const float* scales;    // (rows, groups a row), groups only
+    const float* biases;    //
+    int64_t groups;         // a row
+    int group_shift;        // a group is 32 << group_shift columns
+    int64_t rows, cols;     // of one expert; cols is a multiple of 32, or of the block
+    bool repacked = false;  // sixteen rows side by side (matmul/rows_block.h); block formats only
+
+    int64_t rows_apart() const { return repacked ? (rows + 15) / 16 * 16 : rows; }  // from one expert to the next
 };
 
 struct MatmulJob {
@@ -47,5 +50,9 @@ const MatmulKernels* find_matmul(const std::string& name);
 std::vector<std::string> matmul_names();  // supported here
 
 MatmulResult matmul(const MatmulKernels&, const MatmulJob&, int threads);
+
+// Plain rows of w, w.rows of each expert, to repacked ones, w.rows_apart() of each; or `back`.
+void repack(const MatmulKernels&, const Weights& w, int64_t experts, const uint8_t* from, uint8_t* to, bool back,
+            int threads);
 
 }  // namespace quantkit

@@ -19,7 +19,7 @@ struct Cut {
 
 struct PanelTask {
     const Weights* weights;
-    int64_t first_row, n_rows;  // of the stacked matrix; at most panel_rows
+    int64_t first_row, n_rows;  // of the stacked matrix; at most panel_rows, but repacked ones and few rows of x
     const uint8_t* x;           // the expert's prepared rows of x
     int64_t n;                  // how many of them
     int64_t first_tile, last_tile;
@@ -49,6 +49,8 @@ struct MatmulKernels {
     bool (*prepare_vector)(const Weights&, const float* x, uint8_t* out);
     void (*panel)(const PanelTask&);
     void (*vector)(const VectorTask&);
+    // Sixteen rows to repacked ones, or back; block formats.
+    void (*repack)(const Weights&, const uint8_t* from, uint8_t* to, bool back);
 };
 
 }  // namespace quantkit

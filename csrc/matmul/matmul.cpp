@@ -38,6 +38,7 @@ struct Split {
     int64_t start(int64_t expert) const { return job.starts ? job.starts[expert] : expert ? job.n : 0; }
     int64_t count(int64_t expert) const { return start(expert + 1) - start(expert); }
     bool few(int64_t expert) const { return count(expert) <= VECTOR_ROWS; }
+    bool vector(int64_t expert) const { return few(expert) && !job.weights.repacked; }
     const float* x(int64_t i) const { return job.x + (job.order ? job.order[i] : i) * job.weights.cols; }
     int64_t place() const { return panel_bytes > vector_bytes ? panel_bytes : vector_bytes; }
 };
@@ -54,7 +55,7 @@ constexpr int64_t LEAST_RUN = 16;  // of rows, with few rows of x
 std::vector<Tile> tiles_of(const Split& split) {
     std::vector<Tile> tiles;
     for (int64_t e = 0; e < split.job.experts; e++) {
-        const Cut cut(split.count(e), split.few(e) ? 1 : split.kernels.panel_cols);
+        const Cut cut(split.count(e), split.vector(e) ? 1 : split.kernels.panel_cols);
         for (int64_t t = 0; t < cut.count; t++) tiles.push_back({e, split.start(e) + cut.first(t), cut.size(t)});
     }
     return tiles;
@@ -69,8 +70,8 @@ std::vector<Task> tasks_of(const Split& split, int threads) {
         if (split.few(e)) {
             for (int64_t row = 0, n; split.count(e) && row < rows; row += n) {
                 n = threads == 1 ? rows : std::max(LEAST_RUN, (rows - row) / (2 * threads));
-                n = std::min(n, rows - row);
-                tasks.push_back({e, row, n, 0, 0});
+                n = std::min((n + 15) / 16 * 16, rows - row);
+                tasks.push_back({e, row, n, 0, Cut(split.count(e), width).count});
             }
             continue;
         }
@@ -86,7 +87,7 @@ std::vector<Task> tasks_of(const Split& split, int threads) {
 bool prepare(const Split& split, const Tile& tile, uint8_t* prepared) {
     const Weights& w = split.job.weights;
     uint8_t* out = prepared + tile.first * split.place();
-    if (split.few(tile.expert)) return split.kernels.prepare_vector(w, split.x(tile.first), out);
+    if (split.vector(tile.expert)) return split.kernels.prepare_vector(w, split.x(tile.first), out);
     const float* x[64];
     for (int64_t i = 0; i < tile.n; i++) x[i] = split.x(tile.first + i);
     const int64_t start = split.start(tile.expert);
@@ -110,11 +111,11 @@ bool run(const Split& split, const Task& task, const uint8_t* prepared) {
     const MatmulJob& job = split.job;
     const int64_t start = split.start(task.expert), n = split.count(task.expert), rows = job.weights.rows;
     const uint8_t* x = prepared + start * split.place();
-    const int64_t row = task.expert * rows + task.first_row;
+    const int64_t row = task.expert * job.weights.rows_apart() + task.first_row;
     const int64_t* order = job.order ? job.order + start : nullptr;
     const auto out = [&](int64_t i) { return job.out + (order ? order[i] : start + i) * rows + task.first_row; };
     int64_t first = 0, last = n;
-    if (split.few(task.expert)) {
+    if (split.vector(task.expert)) {
         VectorTask vector = {&job.weights, row, task.n_rows, {}, {}, static_cast<int>(n)};
         for (int64_t i = 0; i < n; i++) {
             vector.x[i] = x + i * split.place();
@@ -181,6 +182,27 @@ MatmulResult matmul(const MatmulKernels& kernels, const MatmulJob& job, int thre
     MatmulResult result;
     result.finite = !beyond;
     return result;
+}
+
+void repack(const MatmulKernels& kernels, const Weights& w, int64_t experts, const uint8_t* from, uint8_t* to,
+            bool back, int threads) {
+    const int64_t groups = w.rows_apart() / 16;
+    const auto sixteen = [&](int64_t i) {
+        const int64_t row = i % groups * 16, n = std::min<int64_t>(16, w.rows - row);
+        const int64_t plain = (i / groups * w.rows + row) * w.row_bytes, repacked = i * 16 * w.row_bytes;
+        if (n == 16) return kernels.repack(w, from + (back ? repacked : plain), to + (back ? plain : repacked), back);
+        uint8_t* rows = of_task.at_least(16 * w.row_bytes);
+        const size_t n_bytes = static_cast<size_t>(n * w.row_bytes);
+        if (back) {
+            kernels.repack(w, from + repacked, rows, back);
+            std::memcpy(to + plain, rows, n_bytes);
+            return;
+        }
+        std::memcpy(rows, from + plain, n_bytes);
+        std::memset(rows + n_bytes, 0, static_cast<size_t>((16 - n) * w.row_bytes));
+        kernels.repack(w, rows, to + repacked, back);
+    };
+    parallel_for(experts * groups, threads, sixteen);
 }
 
 }  // namespace quantkit

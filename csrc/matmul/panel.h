@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "ahead.h"
-#include "matmul/activations.h"
+#include "matmul/rows_block.h"
 
 namespace quantkit {
 namespace QK_TIER {
@@ -42,6 +42,27 @@ inline void unpack_blocks(const uint8_t* const (&chunk)[8], int m, uint8_t* out,
     ((J < m ? unpack_block<R, J>(chunk, out) : void()), ...);
 }
 
+// LANES rows of weights from row + r on; beyond n_rows, the last ones.
+template <class R>
+inline RowsBlock<R> rows_of_panel(const Weights& w, int64_t row, int64_t n_rows, int r, int64_t first) {
+    return rows_block<R>(w, row + (r < n_rows ? r : (n_rows - 1) / LANES * LANES), 32 * first);
+}
+
+template <class R>
+inline void unpack_repacked(const Weights& w, int64_t row, int64_t n_rows, int64_t first, int64_t last, Stretch& tile) {
+    for (int r = 0; r < PANEL_ROWS; r += LANES) {
+        RowsBlock<R> block = rows_of_panel<R>(w, row, n_rows, r, first);
+        for (int64_t b = first; b < last; b++, block.step()) {
+            const int64_t at = (b - first) * PANEL_ROWS;
+            for (int k = 0; k < 8; k++)
+                store_words(tile.codes + 4 * (8 * at + k * PANEL_ROWS + r), block.template codes<0>(k));
+            const RowScales scales = block.scales();
+            store_sums(tile.scales + at + r, scales.scale);
+            if (R::MINS) store_sums(tile.mins + at + r, scales.min);
+        }
+    }
+}
+
 // Blocks first .. last of rows row .. row + n_rows; rows beyond repeat the last.
 template <class R>
 inline void unpack(const Weights& w, int64_t row, int64_t n_rows, int64_t first, int64_t last, Stretch& tile) {
@@ -75,7 +96,7 @@ inline void unpack(const Weights& w, int64_t row, int64_t n_rows, int64_t first,
 // sums[column][row] += the tile times COLS columns, whose blocks lie at x.
 template <int MAX, int SUBS, bool MINS, int COLS>
 static void multiply(const Stretch& tile, const uint8_t* x, int blocks, float* sums) {
-    constexpr int LANES = PANEL_ROWS / VECTORS, STEPS = 8 / SUBS;
+    constexpr int STEPS = 8 / SUBS;
     const uint8_t* codes = tile.codes;
     const float *scales = tile.scales, *mins = tile.mins;
     for (int b = 0; b < blocks; b++) {
@@ -117,7 +138,7 @@ inline void multiply_some(int cols, const Tile& tile, const uint8_t* x, int bloc
         multiply_some<R, COLS - 1>(cols, tile, x, blocks, sums);
 }
 
-template <class R>
+template <class R, bool REPACKED>
 static void panel(const PanelTask& task) {
     const Weights& w = *task.weights;
     using Tile = std::conditional_t<R::SUPER, SuperStretch, Stretch>;
@@ -128,11 +149,15 @@ static void panel(const PanelTask& task) {
     std::memset(scratch.sums, 0, static_cast<size_t>((last - first) * PANEL_ROWS) * sizeof(float));
     for (int64_t b = 0; b < blocks; b += STRETCH_BLOCKS) {
         const int m = static_cast<int>(blocks - b < STRETCH_BLOCKS ? blocks - b : STRETCH_BLOCKS);
-        unpack<R>(w, task.first_row, task.n_rows, b, b + m, scratch.tile);
+        if constexpr (REPACKED)
+            unpack_repacked<R>(w, task.first_row, task.n_rows, b, b + m, scratch.tile);
+        else
+            unpack<R>(w, task.first_row, task.n_rows, b, b + m, scratch.tile);
         // after the row's last stretch comes the next panel's first
         const int64_t ahead_row = task.first_row + (b + m < blocks ? 0 : PANEL_ROWS), ahead_block = (b + m) % blocks;
-        Ahead ahead(w.codes + ahead_row * w.row_bytes + ahead_block / 8 * R::CHUNK_BYTES, w.row_bytes,
-                    STRETCH * R::CHUNK_BYTES, PANEL_ROWS, task.last_tile - task.first_tile);
+        constexpr int64_t BESIDE = REPACKED ? 16 : 1;  // rows
+        Ahead ahead(w.codes + ahead_row * w.row_bytes + ahead_block / 8 * R::CHUNK_BYTES * BESIDE, w.row_bytes * BESIDE,
+                    STRETCH * R::CHUNK_BYTES * BESIDE, PANEL_ROWS / BESIDE, task.last_tile - task.first_tile);
         for (int64_t t = task.first_tile; t < task.last_tile; t++) {
             ahead.fetch();
             multiply_some<R, PANEL_COLS>(static_cast<int>(tiles.size(t)), scratch.tile,

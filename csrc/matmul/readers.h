@@ -2,10 +2,14 @@
 //   codes<J>(chunk)       block J of a chunk of 256 columns: 32 codes in order
 //   scales(row, chunk, m, scale, min)   of its first m blocks, SUBS for each block; 0 (min: +0) for the blocks after
 //   them
+// and of LANES rows that are repacked (repacked.h):
+//   rows_code<0>(k, at)      step k of a block: four codes of each row, where at(i) are word i of each
+//   rows_scales(odd, at)     scale and min of each row, where at odd are their bytes beside whole words
 #pragma once
 #include <cstring>
 #include <type_traits>
 
+#include "formats/scalars.h"
 #include "matmul/job.h"
 
 namespace quantkit {
@@ -33,6 +37,11 @@ inline Floats halves(const uint8_t* p, int m) {
     return m == 8 ? eight_halves<STRIDE>(p) : some_halves(p, STRIDE, m);
 }
 
+struct RowScales {
+    Sums scale, min = set_sums(0);
+};
+constexpr int LANES = PANEL_ROWS / VECTORS;
+
 // MAX, OFFSET, SUBS and MINS of a format, and the bytes of 256 columns.
 template <int MAX_, int OFFSET_, int SUBS_, bool MINS_, int CHUNK_BYTES_>
 struct Shape {
@@ -45,6 +54,10 @@ template <int MAX, int OFFSET, int BLOCK_BYTES>
 struct OneScale : Shape<MAX, OFFSET, 1, false, 8 * BLOCK_BYTES> {
     static void scales(const Row& row, int64_t chunk, int m, float* scale, float*) {
         store_floats(scale, halves<BLOCK_BYTES>(row.codes + chunk * 8 * BLOCK_BYTES, m));
+    }
+    template <class At>
+    static RowScales rows_scales(const uint8_t* odd, At) {
+        return {row_halves(odd)};
     }
 };
 
@@ -59,12 +72,26 @@ struct ScaleAndMin : Shape<MAX, 0, 1, true, 8 * BLOCK_BYTES> {
         store_floats(scale, halves<BLOCK_BYTES>(p, m));
         store_floats(min, set_floats(0) - halves<BLOCK_BYTES>(p + 2, m));
     }
+    template <class At>
+    static RowScales rows_scales(const uint8_t*, At at) {
+        return {low_halves(at(0)), set_sums(0) - high_halves(at(0))};
+    }
 };
+
+// Words FROM .. FROM + 3 of a block of 32: the low nibbles of its bytes, then the high ones.
+template <int FROM, class At>
+inline auto nibbles_of_rows(int k, At at) {
+    return k < 4 ? field<0, 0, 15>(at(FROM + k)) : field<4, 0, 15>(at(FROM + k - 4));
+}
 
 struct q4_0_reader : OneScale<15, 8, 18> {
     template <int J>
     static Bytes codes(const uint8_t* p) {
         return nibbles(p + 18 * J + 2);
+    }
+    template <int J, class At>
+    static auto rows_code(int k, At at) {
+        return nibbles_of_rows<0>(k, at);
     }
 };
 
@@ -73,12 +100,20 @@ struct q4_1_reader : ScaleAndMin<15, 20> {
     static Bytes codes(const uint8_t* p) {
         return nibbles(p + 20 * J + 4);
     }
+    template <int J, class At>
+    static auto rows_code(int k, At at) {
+        return nibbles_of_rows<1>(k, at);
+    }
 };
 
 struct q5_0_reader : OneScale<31, 16, 22> {
     template <int J>
     static Bytes codes(const uint8_t* p) {
         return nibbles(p + 22 * J + 6) | sixteens(load_u32(p + 22 * J + 2));
+    }
+    template <int J, class At>
+    static auto rows_code(int k, At at) {
+        return nibbles_of_rows<1>(k, at) | sixteens_of_rows(at(0), k);
     }
 };
 
@@ -87,12 +122,20 @@ struct q5_1_reader : ScaleAndMin<31, 24> {
     static Bytes codes(const uint8_t* p) {
         return nibbles(p + 24 * J + 8) | sixteens(load_u32(p + 24 * J + 4));
     }
+    template <int J, class At>
+    static auto rows_code(int k, At at) {
+        return nibbles_of_rows<2>(k, at) | sixteens_of_rows(at(1), k);
+    }
 };
 
 struct q8_0_reader : OneScale<255, 128, 34> {
     template <int J>
     static Bytes codes(const uint8_t* p) {
         return load_bytes(p + 34 * J + 2) ^ set_bytes(128);
+    }
+    template <int J, class At>
+    static auto rows_code(int k, At at) {
+        return at(k) ^ set_words(128);
     }
 };
 
@@ -106,6 +149,10 @@ struct iq4_nl_reader : OneScale<255, 128, 18> {
     static Bytes codes(const uint8_t* p) {
         return look_up(NONLINEAR, nibbles(p + 18 * J + 2));
     }
+    template <int J, class At>
+    static auto rows_code(int k, At at) {
+        return look_up(NONLINEAR, nibbles_of_rows<0>(k, at));
+    }
 };
 
 struct mxfp4_reader : Shape<24, 12, 1, false, 136> {
@@ -114,11 +161,15 @@ struct mxfp4_reader : Shape<24, 12, 1, false, 136> {
         return look_up(E2M1, nibbles(p + 17 * J + 1));
     }
     static void scales(const Row& row, int64_t chunk, int m, float* scale, float*) {
-        for (int j = 0; j < 8; j++) {  // 2^(e - 128)
-            const uint32_t e = j < m ? row.codes[chunk * 136 + 17 * j] : 0;
-            const uint32_t u = j >= m ? 0 : e < 2 ? 0x00200000u << e : (e - 1) << 23;
-            std::memcpy(scale + j, &u, 4);
-        }
+        for (int j = 0; j < 8; j++) scale[j] = j < m ? half_of_e8m0(row.codes[chunk * 136 + 17 * j]) : 0.0f;
+    }
+    template <class At>
+    static RowScales rows_scales(const uint8_t* odd, At) {
+        return {row_powers(odd)};
+    }
+    template <int J, class At>
+    static auto rows_code(int k, At at) {
+        return look_up(E2M1, nibbles_of_rows<0>(k, at));
     }
 };
 

@@ -62,10 +62,35 @@ inline void unpack(const Weights& w, int64_t row, int64_t n_rows, int64_t first,
     }
 }
 
+template <class R, int... J>
+inline void unpack_codes(const RowsBlock<R>& block, uint8_t* out, std::integer_sequence<int, J...>) {
+    for (int k = 0; k < 8; k++) (store_words(out + 4 * (8 * J + k) * PANEL_ROWS, block.template codes<J>(k)), ...);
+}
+
+template <class R>
+inline void unpack_repacked(const Weights& w, int64_t row, int64_t n_rows, int64_t first, int64_t last,
+                            SuperStretch& tile) {
+    for (int r = 0; r < PANEL_ROWS; r += LANES) {
+        RowsBlock<R> block = rows_of_panel<R>(w, row, n_rows, r, first);
+        for (int64_t chunk = 0; first + 8 * chunk < last; chunk++, block.step()) {
+            unpack_codes<R>(block, tile.codes + 4 * (chunk * 64 * PANEL_ROWS + r),
+                            std::make_integer_sequence<int, 8>());
+            constexpr int PAIRS = 4 * R::SUBS;
+            Counts pairs[2 * PAIRS];
+            block.pairs(pairs, pairs + PAIRS);
+            for (int p = 0; p < (R::MINS ? 2 : 1) * PAIRS; p++)
+                store_counts(tile.pairs + (chunk * 16 + p) * PANEL_ROWS + r, pairs[p]);
+            const RowScales d = block.scales();
+            store_sums(tile.d + chunk * PANEL_ROWS + r, d.scale * set_sums(1 << shift_of<R>()));
+            if (R::MINS) store_sums(tile.dmin + chunk * PANEL_ROWS + r, d.min);
+        }
+    }
+}
+
 // sums[column][row] += the tile times COLS columns, whose blocks lie at x.
 template <int MAX, int SUBS, bool MINS, int SHIFT, int COLS>
 static void multiply(const SuperStretch& tile, const uint8_t* x, int blocks, float* sums) {
-    constexpr int LANES = PANEL_ROWS / VECTORS, STEPS = 8 / SUBS;
+    constexpr int STEPS = 8 / SUBS;
     const uint8_t* codes = tile.codes;
     for (int chunk = 0; 8 * chunk < blocks; chunk++) {
         const int32_t *scales = tile.pairs + chunk * 16 * PANEL_ROWS, *mins = scales + 4 * SUBS * PANEL_ROWS;

@@ -17,6 +17,26 @@ constexpr int run_length() {
     return run;
 }
 
+template <int MAX>
+struct RowDots {
+    static constexpr int RUN = run_length<MAX>();
+    static_assert(RUN * 2 * 127 * (MAX > 127 ? 128 : MAX) <= 32767, "an int16 overflows");
+    Counts all, words;
+    void start(int32_t from) { all = set_counts(from); }
+    void widen() { all = ::quantkit::QK_TIER::add(all, widened_pairs(words)); }
+    void add(int k, Words codes, const uint8_t* x) {
+        int32_t four;
+        std::memcpy(&four, x, 4);
+        const Counts two = products<MAX>(Counts{codes.v}, set_counts(four));
+        words = k % RUN ? add_words(words, two) : two;
+        if ((k + 1) % RUN == 0) widen();
+    }
+    Counts total(int steps) {
+        if (steps % RUN) widen();
+        return all;
+    }
+};
+
 // Sums come back in registers: a compiler that has inlined much in a file may stop before this.
 template <int MAX, int COLS, int STEPS>
 [[gnu::always_inline]] inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start,

@@ -289,6 +289,75 @@ inline Counts add_halves(Counts total, Counts a, Counts b) {
     return total;
 }
 
+// Repacked weights: four bytes of each row in a lane.
+using Words = Bytes;
+inline Words load_words(const uint8_t* p) { return load_bytes(p); }
+inline void store_words(uint8_t* p, Words a) { store_bytes(p, a); }
+inline Words set_words(uint8_t x) { return set_bytes(x); }
+inline void store_counts(int32_t* p, Counts a) { std::memcpy(p, a.v, 32); }
+inline Counts operator|(Counts a, Counts b) {
+    for (int l = 0; l < 8; l++) a.v[l] |= b.v[l];
+    return a;
+}
+// Bits FROM .. of each word, as many as MASK has, moved to bits TO ..
+template <int FROM, int TO, int MASK>
+inline Counts bits(Words a) {
+    Counts r;
+    for (int l = 0; l < 8; l++) {
+        uint32_t word;
+        std::memcpy(&word, a.v + 4 * l, 4);
+        r.v[l] = static_cast<int32_t>((word >> FROM & MASK) << TO);
+    }
+    return r;
+}
+// 16 where bits 4 k .. 4 k + 3 of the lane are set.
+inline Words sixteens_of_rows(Words bits, int k) {
+    for (int l = 0; l < 8; l++) {
+        const int four = bits.v[4 * l + k / 2] >> 4 * (k % 2);
+        for (int i = 0; i < 4; i++) bits.v[4 * l + i] = static_cast<uint8_t>((four >> i & 1) << 4);
+    }
+    return bits;
+}
+inline int32_t pair(int low, int high) {
+    return static_cast<int32_t>((static_cast<uint32_t>(low) & 0xffff) | static_cast<uint32_t>(high) << 16);
+}
+// Bytes 2 P and 2 P + 1 of a lane as its two int16.
+template <int P>
+inline Counts pair_of(Words a) {
+    Counts r;
+    for (int l = 0; l < 8; l++) r.v[l] = pair(a.v[4 * l + 2 * P], a.v[4 * l + 2 * P + 1]);
+    return r;
+}
+template <int P>
+inline Counts signed_pair_of(Words a) {
+    const auto at = [&](int i) { return static_cast<int8_t>(a.v[i]); };
+    Counts r;
+    for (int l = 0; l < 8; l++) r.v[l] = pair(at(4 * l + 2 * P), at(4 * l + 2 * P + 1));
+    return r;
+}
+inline Counts pairs_less_32(Counts a) {
+    for (int32_t& v : a.v) v = pair((v & 0xffff) - 32, (v >> 16) - 32);
+    return a;
+}
+inline Sums row_halves(const uint8_t* p) { return some_halves(p, 2, 8); }  // one of each row
+inline Sums low_halves(Words a) { return some_halves(a.v, 4, 8); }         // of each word
+inline Sums high_halves(Words a) { return some_halves(a.v + 2, 4, 8); }
+inline Sums row_powers(const uint8_t* p) {  // half_of_e8m0() of a byte of each row
+    Sums r;
+    for (int l = 0; l < 8; l++) r.v[l] = half_of_e8m0(p[l]);
+    return r;
+}
+// Dot products of rows with one of x, up to eight steps of four codes.
+template <int MAX>
+struct RowDots {
+    Counts all;
+    void start(int32_t from) { all = set_counts(from); }
+    void add(int, Words codes, const uint8_t* x) {
+        for (int i = 0; i < 32; i++) all.v[i / 4] += codes.v[i] * static_cast<int8_t>(x[i % 4]);
+    }
+    Counts total(int) const { return all; }
+};
+
 // r[c][0] lane l: start[c] plus the sum over STEPS steps of the four codes of row l times the four of column c.
 template <int MAX, int COLS, int STEPS>
 inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start, Counts (&r)[COLS][VECTORS]) {

@@ -60,6 +60,39 @@ void check_with(const MatmulKernels& kernels, const std::string& name, const Cas
                                  std::to_string(refused.bad_row) + ", column " + std::to_string(refused.bad_col));
 }
 
+// Repacked weights go back to what they were, and give each row of x what plain ones give four of it, bit by bit.
+void check_repacked(const MatmulKernels& kernels, const std::string& name, const Case& c, int threads) {
+    Product product(c);
+    const Weights& w = product.job.weights;
+    if (w.format == Format::count) return;
+    const int64_t experts = product.job.experts, n = product.job.n;
+    MatmulJob job = product.job;
+    job.weights.repacked = true;
+    Exact repacked(experts * job.weights.rows_apart() * w.row_bytes, 1);
+    repack(kernels, job.weights, experts, w.codes, repacked.data, false, threads);
+    Exact back(experts * w.rows * w.row_bytes, 3);
+    repack(kernels, job.weights, experts, repacked.data, back.data, true, threads);
+    expect_same(back.data, c.bytes("packed"), name + ", repacked and back");
+
+    MatmulJob fourfold = product.job;
+    std::vector<float> x, expected(static_cast<size_t>(4 * n * w.rows)), out(static_cast<size_t>(n * w.rows));
+    std::vector<int64_t> order, starts;
+    for (int64_t i = 0; i < 4 * n; i++) {
+        x.insert(x.end(), product.x.begin() + i / 4 * w.cols, product.x.begin() + (i / 4 + 1) * w.cols);
+        if (job.order) order.push_back(4 * job.order[i / 4] + i % 4);
+    }
+    for (int64_t e = 0; job.starts && e <= experts; e++) starts.push_back(4 * job.starts[e]);
+    fourfold.x = x.data(), fourfold.n = 4 * n, fourfold.out = expected.data();
+    if (job.order) fourfold.order = order.data(), fourfold.starts = starts.data();
+    job.weights.codes = repacked.data, job.out = out.data();
+    if (!matmul(kernels, fourfold, threads).ok() || !matmul(kernels, job, threads).ok())
+        throw std::runtime_error(name + ", repacked: refused");
+    Bytes wanted(static_cast<size_t>(4 * n * w.rows));
+    for (int64_t i = 0; i < n; i++)
+        std::memcpy(wanted.data() + 4 * i * w.rows, expected.data() + 4 * i * w.rows, static_cast<size_t>(4 * w.rows));
+    expect_same(reinterpret_cast<const uint8_t*>(out.data()), wanted, name + ", repacked");
+}
+
 // The product in floats, against doubles: rows of the result lie apart, and what is between them stays.
 void check_floats(const Case& c, const Setting& setting) {
     Product product(c);
@@ -110,7 +143,10 @@ void check_floats(const Case& c, const Setting& setting) {
 void check_matmul(const Case& c, const Setting& setting) {
     const std::string tier = setting.tier->name;
     for (const std::string& name : matmul_names())
-        if (name == tier || name.rfind(tier + "-", 0) == 0) check_with(*find_matmul(name), name, c, setting.threads);
+        if (name == tier || name.rfind(tier + "-", 0) == 0) {
+            check_with(*find_matmul(name), name, c, setting.threads);
+            check_repacked(*find_matmul(name), name, c, setting.threads);
+        }
     check_floats(c, setting);
 }
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -147,6 +148,47 @@ class Quantkit(Contender):
 
     def unload(self) -> None:
         self._packed = np.empty(0)
+        super().unload()
+
+
+class QuantkitRepacked(Quantkit):
+    """Its products with repacked weights; all else it does as they are."""
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"repacked": True}
+
+    def load(self, format: str, packed: Handle, cols: int, copied: bool = False) -> None:
+        tensors = (self._kernels.QuantizedTensor(matrices, format) for matrices in attach(packed))
+        self._tensors = [tensor.repack() for tensor in tensors]
+
+    def multiply(
+        self, x: Handle, threads: int, *, mode: str = "fast", ids: Handle | None = None, repeats: int = 1
+    ) -> np.ndarray:
+        if mode != "fast":
+            raise NotImplementedError(mode)
+        inputs, tensors = attach(x), self._tensors * repeats
+        out = np.empty((len(inputs), tensors[0].shape[-2]), np.float32)
+        if ids is None:
+            products = [partial(one.matmul, inputs, threads=threads, out=out) for one in tensors]
+        else:
+            products = [partial(one.matmul_experts, inputs, attach(ids), threads=threads, out=out) for one in tensors]
+        self._job = lambda: [product() for product in products]
+        return np.asarray(products[0]())[:, :SAMPLE].copy()
+
+    def encode(self, format: str, weights: Handle, threads: int, importance: Handle | None) -> None:
+        raise NotImplementedError("as they are")
+
+    def decode(self, format: str, packed: Handle, cols: int, threads: int) -> np.ndarray:
+        raise NotImplementedError("as they are")
+
+    def encode_groups(self, weights: Handle, bits: int, group_size: int, threads: int, dtype: str) -> float:
+        raise NotImplementedError("as they are")
+
+    def load_groups(self, weights: Handle, bits: int, group_size: int) -> None:
+        raise NotImplementedError("as they are")
+
+    def unload(self) -> None:
+        self._tensors = []
         super().unload()
 
 

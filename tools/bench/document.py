@@ -20,8 +20,8 @@ Figures in one row come from one run, in which the sides took turns, each in a p
   speed changes while one looks at it. For `fast` it is the tier's int8 peak from registers or the reading of the
   weights from memory, whichever takes longer, and for one row also the same kernel's rate on a matrix that stays in
   cache. For `exact` it is numpy's float32 BLAS on the same shape, with weights that were decoded beforehand.
-- Ratio: quantkit over the best peer in the row. Peers are built for the tier's instructions, or for fewer where there
-  is no such build: see their flags.
+- Ratio: quantkit over the best peer in the row, plain or repacked; quantkit has a row for each. Peers are built for the
+  tier's instructions, or for fewer where there is no such build: see their flags.
 - †: while this row was measured the machine gave less than {steady:.0%} of the best that was seen of that limit.
 - Error: of the product, relative to that of the decoded weights in float64; weights and activations are normal.
 
@@ -68,6 +68,11 @@ def markdown(run: Run) -> str:
 
 def is_ours(record: Record) -> bool:
     return record.contender.startswith("quantkit")
+
+
+def ours_of(tier: str) -> tuple[str, str]:
+    """quantkit with weights as they are, and repacked."""
+    return f"quantkit {tier}", f"quantkit {tier} repacked"
 
 
 def _tier(run: Run, label: str) -> str:
@@ -163,22 +168,23 @@ def _products(run: Run, threads: int, tier: str) -> list[str]:
         rows = []
         for case in cases(run, part, threads):
             found = {one.contender: one for one in case if one.mode != "exact"}
-            if f"quantkit {tier}" in found:
-                rows += _product(run, tier, found)
+            for label in ours_of(tier):
+                if label in found:
+                    rows += _product(run, tier, label, found)
         if rows:
             head = ["", "", f"quantkit {tier}", *peers_of(run, tier), "ratio", "share", "of", "error", "best peer's"]
             lines += [*_title(f"{title}: `fast`, tier {tier}", threads), *_table(head, rows)]
     return lines
 
 
-def _product(run: Run, tier: str, found: Mapping[str, Record]) -> list[list[str]]:
-    one, peers = found[f"quantkit {tier}"], peers_of(run, tier)
+def _product(run: Run, tier: str, label: str, found: Mapping[str, Record]) -> list[list[str]]:
+    one, peers = found[label], peers_of(run, tier)
     best = best_peer(found.values(), peers)
     if best is None or one.share is None:
         return []
     share, limit = limited(run, one)
     name = f"{one.format}, {one.experts} experts" if one.experts else f"{one.format}, {_plural(one.n, 'row')}"
-    name += " †" * disturbed(run, one)
+    name += ", repacked" * one.repacked + " †" * disturbed(run, one)
     rates = [_number(found[label].rate) if label in found else "" for label in peers]
     ratio = f"{best.seconds / one.seconds:.2f}"
     errors = [f"{one.error:.4f}", f"{best.error:.4f}"]

@@ -43,6 +43,8 @@ def contenders(wanted: set[str], ik: Path | None, tiers: list[str]) -> dict[str,
     found: dict[str, tuple[str, str, dict[str, Any]]] = {}
     for tier in tiers:
         found[f"quantkit {tier}"] = ("contenders", "Quantkit", {"tier": tier})
+        if wanted & {"matmul", "experts"}:
+            found[f"quantkit {tier} repacked"] = ("contenders", "QuantkitRepacked", {"tier": tier})
     builds: dict[str, tuple[str, list[str] | None]] = {
         "ggml": ("llama-cpp-python", None),
         "ggml wheel": ("libggml-python", None),

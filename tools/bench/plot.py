@@ -2,7 +2,7 @@
 
     python tools/bench/plot.py [--threads 2] [--data docs/benchmarks/kernels.json] [--out docs/kernels.svg]
 
-Bars are rates, each peer's better one of plain and repacked weights; the line across is the machine's own ceiling.
+Bars are rates, each side's better one of plain and repacked weights; the line across is the machine's own ceiling.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
-from document import TIERS, cases, peers_of
+from document import TIERS, cases, ours_of, peers_of
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from records import ROOT, Record, Run, load
@@ -28,7 +28,7 @@ def rates(run: Run, case: Sequence[Record], tier: str) -> dict[str, float]:
     """The best rate of each name among quantkit's tier and the peers that it is held against."""
     found: dict[str, float] = {}
     for one in case:
-        if one.contender == f"quantkit {tier}" or one.contender in peers_of(run, tier):
+        if one.contender in (*ours_of(tier), *peers_of(run, tier)):
             name = str(run.contenders[one.contender]["name"])
             if one.mode != "exact":
                 found[name] = max(one.rate, found.get(name, 0.0))

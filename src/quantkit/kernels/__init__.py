@@ -6,6 +6,7 @@ from quantkit.kernels.formats import FORMATS, Format, row_bytes
 from quantkit.kernels.groups import dequantize_groups, quantize_groups
 from quantkit.kernels.matmul import matmul, matmul_experts, matmul_groups
 from quantkit.kernels.moments import Moments
+from quantkit.kernels.repacked import RepackedTensor
 from quantkit.kernels.tensor import QuantizedTensor
 from quantkit.kernels.tier import build_info, current_tier
 
@@ -15,6 +16,7 @@ __all__ = [
     "Format",
     "Moments",
     "QuantizedTensor",
+    "RepackedTensor",
     "build_info",
     "current_tier",
     "dequantize",

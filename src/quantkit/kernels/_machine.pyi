@@ -47,12 +47,12 @@ def matmul_tiers() -> list[str]:
     What matmul_fast takes as tier here: the supported tiers, and their variants.
     """
 
-def matmul_fast(tier: str, format: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], packed: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: int, cols: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')], threads: int) -> bool:
+def matmul_fast(tier: str, format: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], packed: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: int, cols: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')], threads: int, repacked: bool = False) -> bool:
     """
     out (n, rows) = x (n, cols) times the rows of packed, with x quantized to int8. False: not all of it is finite.
     """
 
-def matmul_direct(tier: str, format: str, x: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)], packed: Annotated[NDArray[numpy.uint8], dict(order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu')], threads: int) -> bool:
+def matmul_direct(tier: str, format: str, x: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)], packed: Annotated[NDArray[numpy.uint8], dict(order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu')], threads: int, repacked_rows: int | None = None) -> bool:
     """
     matmul_fast with arrays in their own shapes; ValueError or TypeError, and nothing done, if they do not fit.
     """
@@ -60,9 +60,14 @@ def matmul_direct(tier: str, format: str, x: Annotated[NDArray[numpy.float32], d
 def matmul_fast_groups(tier: str, bits: int, group_size: int, x: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], words: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], scales: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], biases: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: int, cols: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')], threads: int) -> bool:
     """The same for affine groups, w = scale * code + bias."""
 
-def matmul_fast_experts(tier: str, format: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], packed: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], n_experts: int, rows: int, cols: int, order: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], starts: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')], threads: int) -> bool:
+def matmul_fast_experts(tier: str, format: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], packed: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], n_experts: int, rows: int, cols: int, order: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], starts: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')], threads: int, repacked: bool = False) -> bool:
     """
     The same for stacked experts: rows order[starts[e]:starts[e + 1]] of x belong to expert e.
+    """
+
+def repack(tier: str, format: str, source: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], n_experts: int, rows: int, cols: int, out: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], back: bool, threads: int) -> None:
+    """
+    Rows of each expert to sixteen side by side, the last filled up with zeros: what the products take as repacked. Or back.
     """
 
 def group_limit(scale_type: str) -> float:

@@ -13,10 +13,11 @@ m(b) of its block, so that beside float rounding
 
     |y - sum_c x_c w_c| <= sum_b m(b) / 254 * sum_(c in b) |w_c|
 
-With k-quants blocks are of 256 columns. So they are with iq4_xs and more than 3 rows of x; and with more than 3, sums
-of products with the codes of a scale s of these formats are cut to 16 bits, which adds sum_s h |s| m(b) / 127 with
-h = 1 (q4_k, q6_k), 2 (q5_k), 8 (iq4_xs) or 0 (q2_k, q3_k). As errors of either sign cancel, it is half a per cent of
-y to two and a half (docs/kernels.md has it measured for every format).
+With k-quants blocks are of 256 columns. So they are with iq4_xs, but for 1 to 3 rows of x with weights that are not
+repacked (RepackedTensor); and with these formats, but for those rows, sums of products with the codes of a scale s are
+cut to 16 bits, which adds sum_s h |s| m(b) / 127 with h = 1 (q4_k, q6_k), 2 (q5_k), 8 (iq4_xs) or 0 (q2_k, q3_k). As
+errors of either sign cancel, it is half a per cent of y to two and a half (docs/kernels.md has it measured for every
+format).
 Blocks whose m(b) is below 2**-100 count as zero.
 """
 
@@ -76,16 +77,19 @@ def matmul(
         NonFiniteError: an activation, a decoded weight or a result is NaN or infinite; row and column are named.
         UsageError: shapes, dtypes, names or threads that do not fit; "fast" with f32, f16 or bf16 weights.
     """
-    if out is not None and mode == "fast" and _direct(x, packed, format, out, threads):
+    if out is not None and mode == "fast" and direct(x, packed, format, out, threads):
         return out
     packed, found = _packed(packed, format, "(rows, row_bytes)")
-    weights = BlockWeights(packed, found)
-    int8 = _is_int8(mode, found)
+    return product(x, BlockWeights(packed, found), int8=_is_int8(mode, found), threads=threads, out=out)
+
+
+def product(x: Any, weights: BlockWeights, *, int8: bool, threads: int, out: Floats | None) -> Floats:
+    """`matmul` of checked weights."""
     count = thread_count(threads)
     rows, vector = activations(x, weights.shape[1], check=not int8)
     result = _room(out, (len(rows), weights.shape[0]), vector)
     multiply(rows, weights, result, int8=int8, threads=count)
-    return result[0] if vector else result
+    return out if out is not None else result[0] if vector else result
 
 
 def matmul_experts(
@@ -117,24 +121,47 @@ def matmul_experts(
         NonFiniteError, UsageError: as matmul; an id that is no expert's.
     """
     packed, found = _packed(packed, format, "(experts, rows, row_bytes)")
+    return product_experts(
+        x, packed, found, expert_ids, scale=scale, int8=_is_int8(mode, found), threads=threads, out=out
+    )
+
+
+def product_experts(
+    x: Any,
+    packed: npt.NDArray[np.uint8],
+    found: Format,
+    expert_ids: Any,
+    *,
+    scale: Any | None,
+    int8: bool,
+    threads: int,
+    out: Floats | None,
+    rows_of_each: int | None = None,
+) -> Floats:
+    """`matmul_experts` of checked weights; (rows_of_each) of repacked ones."""
     n_experts, n_rows, n_bytes = packed.shape
+    if rows_of_each is not None:
+        n_rows = rows_of_each
     cols = n_bytes // found.block_bytes * found.block_size
-    int8 = _is_int8(mode, found)
     count = thread_count(threads)
     rows = routed(x, cols, scale, check=not int8)
     ids = index_array(expert_ids, "expert_ids", length=len(rows), limit=n_experts)
     order, starts = by_expert(ids, n_experts)
-    out = _room(out, (len(rows), n_rows))
+    if out is None:
+        out = np.empty((len(rows), n_rows), np.float32)
+    else:
+        _room(out, (len(rows), n_rows))
     together = int8 and rows.size and out.size and packed.flags.c_contiguous
     if together:
         where = (n_experts, n_rows, cols, order, starts, out.reshape(-1))
         with finite_activations(rows, "activations" if scale is None else "activations times scale"):
             tier, flat = current_tier(), rows.reshape(-1)
-            if _machine.matmul_fast_experts(tier, format, flat, packed.reshape(-1), *where, count):
+            apart = rows_of_each is not None
+            if _machine.matmul_fast_experts(tier, found.name, flat, packed.reshape(-1), *where, count, apart):
                 return out
     for expert in np.flatnonzero(np.diff(starts)):
         mine = order[starts[expert] : starts[expert + 1]]
-        weights = BlockWeights(packed[expert], found)
+        weights = BlockWeights(packed[expert], found, rows_of_each)
         try:
             if together:
                 if not np.isfinite(out[mine]).all():
@@ -187,12 +214,12 @@ def matmul_groups(
     return out[0] if vector else out
 
 
-def _direct(x: Any, packed: Any, format: str, out: Any, threads: int) -> bool:
+def direct(x: Any, packed: Any, format: str, out: Any, threads: int, repacked_rows: int | None = None) -> bool:
     """matmul with next to no Python before the kernel, for loops over plain arrays: after a product that has swept the
     caches, each line of it costs a microsecond. False: something is not plain, does not fit or is not finite, and the
     long way finds out what."""
     try:
-        return _machine.matmul_direct(current_tier(), format, x, packed, out, threads)
+        return _machine.matmul_direct(current_tier(), format, x, packed, out, threads, repacked_rows)
     except (TypeError, ValueError):
         return False
 

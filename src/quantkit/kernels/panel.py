@@ -3,6 +3,7 @@ elsewhere a few rows are decoded and handed to BLAS."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ Floats = npt.NDArray[np.float32]
 FEW_ROWS = 128
 SCRATCH_BYTES_FEW, SCRATCH_BYTES_MANY = 1 << 20, 16 << 20
 ROWS_STEP = 16  # of weights: what a BLAS kernel takes at once
+REPACKED_ROWS, CACHE_LINE = 16, 64
 
 
 class Weights(Protocol):
@@ -47,18 +49,20 @@ class Weights(Protocol):
 
 @dataclass(frozen=True)
 class BlockWeights:
-    """uint8 (rows, row_bytes) of a GGUF block format."""
+    """uint8 (rows, row_bytes) of a GGUF block format; or repacked, that many `rows` in a multiple of sixteen."""
 
     packed: npt.NDArray[np.uint8]
     format: Format
+    rows: int | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         rows, n_bytes = self.packed.shape
-        return rows, n_bytes // self.format.block_bytes * self.format.block_size
+        return rows if self.rows is None else self.rows, n_bytes // self.format.block_bytes * self.format.block_size
 
     def decode(self, first: int, out: Floats, threads: int) -> None:
-        rows = np.ascontiguousarray(self.packed[first : first + len(out)])
+        packed = self.packed if self.rows is None else repacked(self.packed, self.format, self.rows, back=True)
+        rows = np.ascontiguousarray(packed[first : first + len(out)])
         _machine.decode(current_tier(), self.format.name, rows.reshape(-1), out.reshape(-1), threads)
 
     def multiply_direct(self, x: Floats, out: Floats, threads: int) -> bool | None:
@@ -80,7 +84,26 @@ class BlockWeights:
     def multiply_int8(self, x: Floats, out: Floats, threads: int) -> bool:
         packed = np.ascontiguousarray(self.packed).reshape(-1)
         tier, name = current_tier(), self.format.name
-        return _machine.matmul_fast(tier, name, x.reshape(-1), packed, *self.shape, out.reshape(-1), threads)
+        apart = self.rows is not None
+        return _machine.matmul_fast(tier, name, x.reshape(-1), packed, *self.shape, out.reshape(-1), threads, apart)
+
+
+def repacked(
+    packed: npt.NDArray[np.uint8], format: Format, rows: int, *, back: bool = False, threads: int = 0
+) -> npt.NDArray[np.uint8]:
+    """Plain (rows, row_bytes) or (experts, rows, row_bytes) as the machine room repacks them, or `back`: a new array,
+    which begins where a cache line does."""
+    *lead, _, row_bytes = packed.shape
+    shape = (*lead, rows if back else -(-rows // REPACKED_ROWS) * REPACKED_ROWS, row_bytes)
+    n_bytes = math.prod(shape)
+    room = np.empty(n_bytes + CACHE_LINE, np.uint8)
+    start = -room.ctypes.data % CACHE_LINE
+    out = room[start : start + n_bytes]
+    if n_bytes:
+        cols = row_bytes // format.block_bytes * format.block_size
+        source = np.ascontiguousarray(packed).reshape(-1)
+        _machine.repack(current_tier(), format.name, source, math.prod(lead), rows, cols, out, back, threads)
+    return out.reshape(shape)
 
 
 @dataclass(frozen=True)

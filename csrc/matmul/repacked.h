@@ -1,0 +1,180 @@
+// Few rows of x with repacked weights (rows_block.h).
+#pragma once
+#include <utility>
+
+#include "matmul/super_panel.h"
+
+namespace quantkit {
+namespace QK_TIER {
+
+// Compilers must not read a block from its end to its beginning: processors look ahead of what is read in order.
+inline void in_order() {
+#if defined(__GNUC__)
+    __asm__ volatile("" ::: "memory");
+#endif
+}
+
+inline int32_t load_i32(const uint8_t* p) { return static_cast<int32_t>(load_u32(p)); }
+inline Sums same_sums(const uint8_t* p) {
+    float f;
+    std::memcpy(&f, p, 4);
+    return set_sums(f);
+}
+
+// Whether the words of a block of 32 have the codes of steps k and k + 4, or of one step.
+template <class R>
+constexpr bool TWO_STEPS = R::SUPER ? IN_TWOS<R> : WORDS<R> < 8;
+
+// Block J, with COLS rows of x.
+template <class R, int J, int COLS>
+[[gnu::always_inline]] inline void dots_of_block(const RowsBlock<R>& block, const uint8_t* x, Counts (&found)[COLS]) {
+    RowDots<R::MAX> sums[COLS];
+    for (int c = 0; c < COLS; c++) sums[c].start(load_i32(x + 4 * ((R::SUPER ? 8 : 9) * COLS + c)));
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        const int k = TWO_STEPS<R> ? i / 2 + i % 2 * 4 : i;
+        const Words codes = block.template codes<J>(k);
+        for (int c = 0; c < COLS; c++) sums[c].add(i, codes, x + 4 * (k * COLS + c));
+    }
+    for (int c = 0; c < COLS; c++) found[c] = sums[c].total(8);
+}
+
+// sums += a block of 32 columns times COLS rows of x, as prepare_panel() lays them.
+template <class R, int COLS>
+[[gnu::always_inline]] inline void add_block(const RowsBlock<R>& block, const uint8_t* x, Sums (&sums)[COLS]) {
+    const uint8_t *step = x + 32 * COLS, *sum = step + 8 * COLS;
+    Counts dots[COLS];
+    dots_of_block<R, 0>(block, x, dots);
+    const RowScales scales = block.scales();
+    for (int c = 0; c < COLS; c++) {
+        Sums scaled = floats(dots[c]) * scales.scale;
+        if (R::MINS) scaled = scaled - scales.min * same_sums(sum + 4 * c);
+        sums[c] = sums[c] + scaled * same_sums(step + 4 * c);
+    }
+}
+
+// Steps FROM .. FROM + STEPS of blocks FIRST + J.
+template <class R, int FROM, int STEPS, int FIRST, int COLS, int N, int... J>
+[[gnu::always_inline]] inline void dots_of_steps(const RowsBlock<R>& block, const uint8_t* x, Counts (&found)[N][COLS],
+                                                 std::integer_sequence<int, J...>) {
+    constexpr int EACH = (32 + 4 * R::SUBS) * COLS;
+    RowDots<R::MAX> sums[N][COLS];
+    for (int j = 0; j < N; j++)
+        for (int c = 0; c < COLS; c++)
+            sums[j][c].start(load_i32(x + j * EACH + (32 + FROM / STEPS * 4) * COLS + 4 * c));
+    const auto add = [&](int k, RowDots<R::MAX>(&to)[COLS], Words codes, const uint8_t* from) {
+        for (int c = 0; c < COLS; c++) to[c].add(k, codes, from + 4 * ((FROM + k) * COLS + c));
+    };
+#pragma GCC unroll 8
+    for (int k = 0; k < STEPS; k++) {
+        (add(k, sums[J], block.template codes<FIRST + J>(FROM + k), x + J * EACH), ...);
+        in_order();
+    }
+    for (int j = 0; j < N; j++)
+        for (int c = 0; c < COLS; c++) found[j][c] = sums[j][c].total(STEPS);
+}
+
+// The blocks of group G of a super-block.
+template <class R, int G, int COLS>
+[[gnu::always_inline]] inline void add_group(const RowsBlock<R>& block, const uint8_t* x, const Counts* scales,
+                                             Counts (&total)[COLS]) {
+    constexpr int N = 8 / R::GROUPS, FIRST = G * N, STEPS = 8 / R::SUBS, EACH = (32 + 4 * R::SUBS) * COLS;
+    Counts found[R::SUBS][N][COLS];
+    x += FIRST * EACH;
+    if constexpr (TWO_STEPS<R>) {
+        dots_of_block<R, FIRST>(block, x, found[0][0]);
+        in_order();
+        dots_of_block<R, FIRST + 1>(block, x + EACH, found[0][1]);
+        in_order();
+    } else {
+        constexpr auto BLOCKS = std::make_integer_sequence<int, N>();
+        dots_of_steps<R, 0, STEPS, FIRST>(block, x, found[0], BLOCKS);
+        if constexpr (R::SUBS == 2) dots_of_steps<R, STEPS, STEPS, FIRST>(block, x, found[1], BLOCKS);
+    }
+    for (int p = 0; p < N * R::SUBS / 2; p++)
+        for (int c = 0; c < COLS; c++) {
+            const Counts low = R::SUBS == 1 ? found[0][2 * p][c] : found[0][p][c];
+            const Counts high = R::SUBS == 1 ? found[0][2 * p + 1][c] : found[1][p][c];
+            total[c] = add_halves(total[c], halves_of<shift_of<R>()>(low, high), scales[FIRST * R::SUBS / 2 + p]);
+        }
+}
+
+template <class R, int COLS, int... G>
+[[gnu::always_inline]] inline void add_groups(const RowsBlock<R>& block, const uint8_t* x, const Counts* scales,
+                                              Counts (&total)[COLS], std::integer_sequence<int, G...>) {
+    (add_group<R, G>(block, x, scales, total), ...);
+}
+
+// ... a super-block, as prepare_super_panel() lays them.
+template <class R, int COLS>
+[[gnu::always_inline]] inline void add_super_block(const RowsBlock<R>& block, const uint8_t* x, Sums (&sums)[COLS]) {
+    constexpr int PAIRS = 4 * R::SUBS;
+    Counts scales[PAIRS], mins[PAIRS], total[COLS];
+    block.pairs(scales, mins);
+    const RowScales d = block.scales();
+    in_order();
+    for (Counts& all : total) all = set_counts(0);
+    add_groups<R>(block, x, scales, total, std::make_integer_sequence<int, R::GROUPS>());
+    const uint8_t *step = x + 8 * (32 + 4 * R::SUBS) * COLS, *two = step + 4 * COLS;
+    for (int c = 0; c < COLS; c++) {
+        Sums all = floats(total[c]) * (d.scale * set_sums(1 << shift_of<R>()));
+        if constexpr (R::MINS) {
+            Counts below = set_counts(0);
+            for (int p = 0; p < PAIRS; p++)
+                below = add_halves(below, mins[p], set_counts(load_i32(two + 4 * (p * COLS + c))));
+            all = all - floats(below) * d.min;
+        }
+        sums[c] = sums[c] + all * same_sums(step + 4 * c);
+    }
+}
+
+// Rows first .. first + COLS of the expert's x.
+template <class R, int COLS>
+static void repacked_rows(const PanelTask& task, int64_t first) {
+    const Weights& w = *task.weights;
+    const int64_t blocks = w.cols / 32;
+    constexpr int STEP = BLOCK<R> / 32, HALVES = 16 / LANES;
+    for (int64_t r = 0; r < task.n_rows; r += 16) {
+        RowsBlock<R> block = rows_block<R>(w, task.first_row + r, 0);
+        Sums sums[HALVES][COLS];
+        for (auto& half : sums)
+            for (Sums& sum : half) sum = set_sums(0);
+        const uint8_t* x = nullptr;
+        for (int64_t b = 0; b < blocks; b += STEP, x += bytes_of_blocks<R>(STEP) * COLS, block.step()) {
+            if (b % STRETCH_BLOCKS == 0) x = task.x + place_of<R>(task.n, first, b, blocks);
+            for (int h = 0; h < HALVES; h++) {
+                block.lane = h * LANES;
+                if constexpr (R::SUPER)
+                    add_super_block(block, x, sums[h]);
+                else
+                    add_block(block, x, sums[h]);
+            }
+        }
+        for (int c = 0; c < COLS; c++) {
+            float all[16];
+            for (int h = 0; h < HALVES; h++) store_sums(all + h * LANES, sums[h][c]);
+            const int64_t row = task.order ? task.order[first + c] : task.out_row + first + c;
+            const int64_t n = task.n_rows - r < 16 ? task.n_rows - r : 16;
+            std::memcpy(task.out + row * task.out_stride + r, all, static_cast<size_t>(n) * sizeof(float));
+        }
+    }
+}
+
+template <class R, int COLS>
+inline void repacked_some(int cols, const PanelTask& task, int64_t first) {
+    if (cols == COLS)
+        repacked_rows<R, COLS>(task, first);
+    else if constexpr (COLS > 1)
+        repacked_some<R, COLS - 1>(cols, task, first);
+}
+
+template <class R>
+static void repacked(const PanelTask& task) {
+    constexpr int MOST = PANEL_COLS < VECTOR_ROWS ? PANEL_COLS : VECTOR_ROWS;
+    const Cut tiles(task.n, PANEL_COLS);
+    for (int64_t t = task.first_tile; t < task.last_tile; t++)
+        repacked_some<R, MOST>(static_cast<int>(tiles.size(t)), task, tiles.first(t));
+}
+
+}  // namespace QK_TIER
+}  // namespace quantkit
