@@ -158,8 +158,12 @@ class QuantkitRepacked(Quantkit):
         return super().describe() | {"repacked": True}
 
     def load(self, format: str, packed: Handle, cols: int, copied: bool = False) -> None:
-        tensors = (self._kernels.QuantizedTensor(matrices, format) for matrices in attach(packed))
-        self._tensors = [tensor.repack() for tensor in tensors]
+        given, kernels = attach(packed), self._kernels
+        # in one piece of memory, as the other sides have theirs
+        rows, row_bytes = given.shape[-2:]
+        whole = kernels.QuantizedTensor(given.reshape(-1, rows, row_bytes), format).repack()
+        parts = whole.packed.reshape(*given.shape[:-2], *whole.packed.shape[-2:])
+        self._tensors = [kernels.RepackedTensor(part, format, rows) for part in parts]
 
     def multiply(
         self, x: Handle, threads: int, *, mode: str = "fast", ids: Handle | None = None, repeats: int = 1

@@ -15,7 +15,8 @@ Figures in one row come from one run, in which the sides took turns, each in a p
 - One row and eight go through at least 512 MB of weights, so that no cache helps; more take one matrix. Every side has
   a copy of its own of those weights, repacked or not, and huge pages where the system gives them, as the ceiling of
   reading has: pages of 4 KB are read up to a third slower on a virtual machine, and which kind an allocator happens to
-  give is no property of a kernel.
+  give is no property of a kernel. They are copied anew three times, and the middle of three medians counts, because
+  where memory happens to lie is up to a tenth of a rate.
 - Share: of what the limit beside it allows. The limit was sampled between the same turns, because a virtual machine's
   speed changes while one looks at it. For `fast` it is the tier's int8 peak from registers or the reading of the
   weights from memory, whichever takes longer, and for one row also the same kernel's rate on a matrix that stays in
