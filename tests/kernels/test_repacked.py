@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.kernels.fast_bound import Floats
 
 from quantkit.errors import NonFiniteError, UsageError
-from quantkit.kernels import FORMATS, QuantizedTensor, _machine
+from quantkit.kernels import FORMATS, QuantizedTensor, RepackedTensor, _machine
 from quantkit.testing import activations, supported_tiers, use_tier, weight_matrices
 
 BLOCKS = [name for name, found in FORMATS.items() if found.block_size > 1]
@@ -136,6 +136,21 @@ def test_what_does_not_fit_is_refused() -> None:
         matrix.matmul(x, threads=-1)
     with pytest.raises(UsageError, match="expert_ids"):
         experts.matmul_experts(x, [0, 2])
+
+
+@pytest.mark.parametrize(
+    ("rows", "packed"),
+    [
+        (17, np.zeros((16, 36), np.uint8)),
+        (16, np.zeros((32, 36), np.uint8)),
+        (16, np.zeros(36, np.uint8)),
+        (16, np.zeros((16, 35), np.uint8)),
+        (16, np.zeros((16, 36), np.float32)),
+    ],
+)
+def test_bytes_that_are_no_repacked_rows(rows: int, packed: np.ndarray) -> None:
+    with pytest.raises(UsageError):
+        RepackedTensor(packed, "q4_0", rows)
 
 
 def test_what_is_not_finite_is_named() -> None:

@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.errors import UsageError
+from quantkit.kernels.arrays import byte_rows
 from quantkit.kernels.codec import thread_count
 from quantkit.kernels.formats import find_format
 from quantkit.kernels.group_format import find_group_format
 from quantkit.kernels.matmul import direct, product, product_experts
-from quantkit.kernels.panel import BlockWeights, repacked
+from quantkit.kernels.panel import REPACKED_ROWS, BlockWeights, repacked
 from quantkit.kernels.tensor import QuantizedTensor
 
 
@@ -29,11 +30,26 @@ class RepackedTensor:
         packed: uint8 (rows up to a multiple of sixteen, row_bytes), or (experts, ...); read-only.
         format: "q4_k", "q8_0", ...
         rows: of a matrix.
+
+    Raises:
+        UsageError: `packed` is not what `repack()` gives for the format and the number of rows.
     """
 
     packed: npt.NDArray[np.uint8]
     format: str
     rows: int
+
+    def __post_init__(self) -> None:
+        view = byte_rows(self.packed, block_bytes=find_format(self.format).block_bytes).view()
+        wanted = -(-self.rows // REPACKED_ROWS) * REPACKED_ROWS
+        if view.ndim not in (2, 3) or view.shape[-2] != wanted or not view.flags.c_contiguous:
+            raise UsageError(
+                f"{self.rows} repacked rows are a C-contiguous array (..., {wanted}, row_bytes), not one of shape "
+                f"{view.shape}",
+                hint="QuantizedTensor.repack() makes it.",
+            )
+        view.flags.writeable = False
+        object.__setattr__(self, "packed", view)
 
     @classmethod
     def of(cls, tensor: QuantizedTensor, *, threads: int = 0) -> RepackedTensor:
@@ -48,9 +64,7 @@ class RepackedTensor:
         if tensor.ndim not in (2, 3):
             raise UsageError(f"{tensor!r} is neither a matrix nor those of experts")
         rows = tensor.shape[-2]
-        packed = repacked(tensor.packed, find_format(tensor.format), rows, threads=count)
-        packed.flags.writeable = False
-        return cls(packed, tensor.format, rows)
+        return cls(repacked(tensor.packed, find_format(tensor.format), rows, threads=count), tensor.format, rows)
 
     def unpack(self, *, threads: int = 0) -> QuantizedTensor:
         """The plain tensor, byte by byte what was repacked; a copy."""
