@@ -3,8 +3,9 @@
 //   wholes(chunk)   scales and minima
 //   code<J>(at)     block J, where at(i) are the 32 bytes at i
 //   panel_code<J>(k, at)   step k of block J of several rows, where at(run, step) are four bytes of each
-//   rows_pairs(at, scales, mins)   of LANES repacked rows, two int16 in each lane: scales (and minima) of (sub-)blocks
-//   0 and 1, 2 and 3 .. rows_scales(odd, at)   what scales and what minima are multiplied by
+// and of LANES rows that are repacked, beside rows_code<J>(k, at) of readers.h:
+//   rows_pairs(at, scales, mins)   two int16 in a lane: scales (and minima) of (sub-)blocks 0 and 1, 2 and 3 ..
+//   rows_scales(odd, at)           what scales and what minima are multiplied by
 #pragma once
 #include "matmul/readers.h"
 
