@@ -19,7 +19,7 @@ struct Cut {
 
 struct PanelTask {
     const Weights* weights;
-    int64_t first_row, n_rows;  // of the stacked matrix; at most panel_rows, but repacked ones and few rows of x
+    int64_t first_row, n_rows;  // of the stacked matrix; at most panel_rows, or many, repacked, with few rows of x
     const uint8_t* x;           // the expert's prepared rows of x
     int64_t n;                  // how many of them
     int64_t first_tile, last_tile;

@@ -38,15 +38,23 @@ struct SuperShape : Shape<MAX, OFFSET, SUBS, MINS, CHUNK_BYTES> {
 // Four bytes of each row, as two pairs.
 inline void put_pairs(Words four, Counts* to) { to[0] = pair_of<0>(four), to[1] = pair_of<1>(four); }
 
-// What sixes() gives.
-template <class At>
-inline void sixes_of_rows(At at, Counts* scales, Counts* mins) {
-    const Words a = at(1), b = at(2), last = at(3);
-    put_pairs(field<0, 0, 63>(a), scales);
-    put_pairs(field<0, 0, 15>(last) | field<6, 4, 3>(a), scales + 2);
-    put_pairs(field<0, 0, 63>(b), mins);
-    put_pairs(field<4, 0, 15>(last) | field<6, 4, 3>(b), mins + 2);
-}
+// Scales and minima of six bits, as sixes() reads them.
+template <class R, int MAX, int CHUNK_BYTES, int RUNS, int GROUPS>
+struct SixBitScales : SuperShape<R, MAX, 0, 1, true, CHUNK_BYTES, 16, RUNS, GROUPS> {
+    static Wholes wholes(const uint8_t* p) { return {sixes(p), two_halves(p)}; }
+    template <class At>
+    static void rows_pairs(At at, Counts* scales, Counts* mins) {
+        const Words a = at(1), b = at(2), last = at(3);
+        put_pairs(field<0, 0, 63>(a), scales);
+        put_pairs(field<0, 0, 15>(last) | field<6, 4, 3>(a), scales + 2);
+        put_pairs(field<0, 0, 63>(b), mins);
+        put_pairs(field<4, 0, 15>(last) | field<6, 4, 3>(b), mins + 2);
+    }
+    template <class At>
+    static RowScales rows_scales(const uint8_t*, At at) {
+        return {low_halves(at(0)), high_halves(at(0))};
+    }
+};
 
 inline uint64_t join(uint32_t low, uint32_t high) { return low | static_cast<uint64_t>(high) << 32; }
 
@@ -112,35 +120,17 @@ struct q3_k_reader : SuperShape<q3_k_reader, 7, 4, 2, false, 110, 0, 3, 1> {
     }
 };
 
-struct q4_k_reader : SuperShape<q4_k_reader, 15, 0, 1, true, 144, 16, 4, 4> {
+struct q4_k_reader : SixBitScales<q4_k_reader, 15, 144, 4, 4> {
     template <int J, class At>
     static auto code(At at) {
         return field<4 * (J % 2), 0, 15>(at(16 + 32 * (J / 2)));
     }
-    static Wholes wholes(const uint8_t* p) { return {sixes(p), two_halves(p)}; }
-    template <class At>
-    static void rows_pairs(At at, Counts* scales, Counts* mins) {
-        sixes_of_rows(at, scales, mins);
-    }
-    template <class At>
-    static RowScales rows_scales(const uint8_t*, At at) {
-        return {low_halves(at(0)), high_halves(at(0))};
-    }
 };
 
-struct q5_k_reader : SuperShape<q5_k_reader, 31, 0, 1, true, 176, 16, 5, 1> {
+struct q5_k_reader : SixBitScales<q5_k_reader, 31, 176, 5, 1> {
     template <int J, class At>
     static auto code(At at) {
         return field<4 * (J % 2), 0, 15>(at(48 + 32 * (J / 2))) | field<J, 4, 1>(at(16));
-    }
-    static Wholes wholes(const uint8_t* p) { return {sixes(p), two_halves(p)}; }
-    template <class At>
-    static void rows_pairs(At at, Counts* scales, Counts* mins) {
-        sixes_of_rows(at, scales, mins);
-    }
-    template <class At>
-    static RowScales rows_scales(const uint8_t*, At at) {
-        return {low_halves(at(0)), high_halves(at(0))};
     }
 };
 

@@ -79,7 +79,9 @@ class Contender:
         detach()
 
 
-class Quantkit(Contender):
+class OfTier(Contender):
+    """quantkit."""
+
     def __init__(self, tier: str) -> None:
         super().__init__()
         os.environ["QUANTKIT_TIER"] = tier
@@ -93,6 +95,10 @@ class Quantkit(Contender):
             "name": "quantkit", "version": "this commit", "tier": info["tier"],
             "flags": [], "threading": "own pool", "compiler": info["compiler"],
         }  # fmt: skip
+
+
+class Quantkit(OfTier):
+    """Everything, with weights as they are in a file."""
 
     def load(self, format: str, packed: Handle, cols: int, copied: bool = False) -> None:
         self._format, self._packed = format, own(packed) if copied else attach(packed)
@@ -151,8 +157,8 @@ class Quantkit(Contender):
         super().unload()
 
 
-class QuantkitRepacked(Quantkit):
-    """Its products with repacked weights; all else it does as they are."""
+class QuantkitRepacked(OfTier):
+    """Products with repacked weights."""
 
     def describe(self) -> dict[str, Any]:
         return super().describe() | {"repacked": True}
@@ -178,18 +184,6 @@ class QuantkitRepacked(Quantkit):
             products = [partial(one.matmul_experts, inputs, attach(ids), threads=threads, out=out) for one in tensors]
         self._job = lambda: [product() for product in products]
         return np.asarray(products[0]())[:, :SAMPLE].copy()
-
-    def encode(self, format: str, weights: Handle, threads: int, importance: Handle | None) -> None:
-        raise NotImplementedError("as they are")
-
-    def decode(self, format: str, packed: Handle, cols: int, threads: int) -> np.ndarray:
-        raise NotImplementedError("as they are")
-
-    def encode_groups(self, weights: Handle, bits: int, group_size: int, threads: int, dtype: str) -> float:
-        raise NotImplementedError("as they are")
-
-    def load_groups(self, weights: Handle, bits: int, group_size: int) -> None:
-        raise NotImplementedError("as they are")
 
     def unload(self) -> None:
         self._tensors = []

@@ -23,7 +23,7 @@ class RepackedTensor:
     """Weights in a block format, sixteen rows of each matrix side by side: what `QuantizedTensor.repack()` gives.
 
     The same bits in another order, in memory only: a lane of a vector is a row of weights, so that products with one to
-    three rows of x (decoding) need half the operations, or fewer. Products are those of `mode="fast"`; a row of them is
+    three rows of x (decoding) need fewer operations. Products are those of `mode="fast"`; a row of them is
     bit by bit that of the plain weights with four rows of x and more, however many there are here.
 
     Attributes:
