@@ -50,7 +50,8 @@ struct Features {
         const Registers one = cpuid(1), seven = cpuid(7);
         constexpr uint64_t YMM = 0x6, ZMM = 0xe6;  // XMM and upper halves; masks, ZMM's upper halves, ZMM 16-31
         const uint64_t saved = has(one.c, 27) ? saved_state() : 0;
-        avx2 = (saved & YMM) == YMM && has(one.c, 28) && has(one.c, 29) && has(seven.b, 5);
+        avx2 = (saved & YMM) == YMM && has(one.c, 12) && has(one.c, 28) && has(one.c, 29) &&
+               has(seven.b, 5);  // FMA, AVX, F16C, AVX2
         avx512 = avx2 && (saved & ZMM) == ZMM && has(seven.b, 16) && has(seven.b, 17) && has(seven.b, 30) &&
                  has(seven.b, 31);  // F, DQ, BW, VL
         vnni = avx512 && has(seven.c, 11);

@@ -58,8 +58,8 @@ struct FloatJob {
     int64_t out_stride;
     bool input_major;  // f32, f16, bf16 alone: packed is (cols, rows), pitch_bytes from one column to the next
 };
-constexpr int64_t FLOAT_PANEL = 48;  // rows of weights that are multiplied together
-constexpr int64_t float_panels_scratch(int64_t panels) { return FLOAT_PANEL * (384 + 512 * panels); }  // floats
+constexpr int64_t FLOAT_PANEL = 48;  // rows of weights: a multiple of what a tier multiplies together
+constexpr int64_t float_panels_scratch(int64_t panels) { return 256 * 512 + FLOAT_PANEL * (384 + 512 * panels); }
 
 // One instruction set: every operation, compiled once per tier from the same sources.
 struct Tier {
@@ -69,7 +69,7 @@ struct Tier {
     bool (*encode_task)(Format, const EncodeJob&, int64_t task);  // false: an element out of range was met
     void (*decode_blocks)(Format, const uint8_t* in, float* out, int64_t blocks);
     void (*dot_rows)(Format, const DotJob&, int64_t first, int64_t last);
-    bool (*float_panels)(const FloatJob&, int64_t first, int64_t last, float* scratch);  // rows; null: BLAS is as good
+    bool (*float_panels)(const FloatJob&, int64_t first, int64_t last, float* scratch);  // rows; null: left to BLAS
     const MatmulKernels* (*matmul)();                                                    // matmul/kernels.h
     int64_t (*group_tasks)(const GroupJob&);
     bool (*group_task)(const GroupJob&, int64_t task);  // false: an element out of range was met

@@ -1,7 +1,8 @@
 // The float product of many rows of x: a panel of weights is decoded once for some hundreds of them, 256 columns at a
 // time, and transposed to a tile in the first-level cache, in which a lane is a row of weights. What the next tile is
-// made of is fetched meanwhile. Sums are fused and run over 128 columns in order, then add up in order: the same for
-// any number of rows and threads.
+// made of is fetched meanwhile. Those columns of x lie together in the second-level cache: where they come from, rows
+// are apart by a power of two often, and share a few places of a cache. Sums are fused and run over 128 columns in
+// order, then add up in order: the same for any number of rows and threads, and on every tier that has them.
 #pragma once
 #include <algorithm>
 #include <cstring>
@@ -12,39 +13,43 @@
 namespace quantkit {
 namespace QK_TIER {
 
-constexpr int PANEL = 3 * L, COLUMNS = 8, DEPTH = 128, DECODED = 2 * DEPTH;  // COLUMNS: rows of x at a time
-constexpr int64_t CHUNK = 512;  // rows of x for which a panel is decoded: 256 columns of them fill half a cache
+constexpr int PANEL = FLOAT_VECTORS * L;  // rows of weights
+constexpr int COLUMNS = FLOAT_COLUMNS;    // rows of x at a time
+constexpr int DEPTH = 128, DECODED = 2 * DEPTH;
+constexpr int64_t CHUNK = FLOAT_CHUNK;  // rows of x for which a panel is decoded: 256 columns fill half a cache
 
-static_assert(PANEL == FLOAT_PANEL && float_panels_scratch(2) == (DECODED + DEPTH + 2 * CHUNK) * PANEL, "sizes");
+static_assert(FLOAT_PANEL % PANEL == 0 &&
+                  float_panels_scratch(2) >= DECODED * (CHUNK + PANEL) + DEPTH * PANEL + 2 * FLOAT_PANEL * CHUNK,
+              "sizes");
 
-// sums[column][row] += the tile's first `depth` columns times those of COLS rows of x, `stride` apart.
+// sums[column][row] += the tile's first `depth` columns times those of COLS rows of x, DEPTH apart.
 template <int COLS>
-static void add_columns(const float* tile, const float* x, int64_t stride, int depth, float* sums) {
-    F s[COLS][3];
+static void add_columns(const float* tile, const float* x, int depth, float* sums) {
+    F s[COLS][FLOAT_VECTORS];
     for (int c = 0; c < COLS; c++)
-        for (int v = 0; v < 3; v++) s[c][v] = set1(0.0f);
+        for (int v = 0; v < FLOAT_VECTORS; v++) s[c][v] = set1(0.0f);
     int k = 0;
     do {  // at least once, or compilers keep the sums in memory before and after
-        F w[3];
-        for (int v = 0; v < 3; v++) w[v] = load(tile + k * PANEL + v * L);
+        F w[FLOAT_VECTORS];
+        for (int v = 0; v < FLOAT_VECTORS; v++) w[v] = load(tile + k * PANEL + v * L);
         for (int c = 0; c < COLS; c++) {
-            const F xc = broadcast(x + c * stride + k);
-            for (int v = 0; v < 3; v++) s[c][v] = fused(w[v], xc, s[c][v]);
+            const F xc = broadcast(x + c * DEPTH + k);
+            for (int v = 0; v < FLOAT_VECTORS; v++) s[c][v] = fused(w[v], xc, s[c][v]);
         }
     } while (++k < depth);
     for (int c = 0; c < COLS; c++)
-        for (int v = 0; v < 3; v++) {
+        for (int v = 0; v < FLOAT_VECTORS; v++) {
             float* to = sums + c * PANEL + v * L;
             store(to, load(to) + s[c][v]);
         }
 }
 
 template <int COLS>
-static void add_some(int64_t cols, const float* tile, const float* x, int64_t stride, int depth, float* sums) {
+static void add_some(int64_t cols, const float* tile, const float* x, int depth, float* sums) {
     if (cols == COLS)
-        add_columns<COLS>(tile, x, stride, depth, sums);
+        add_columns<COLS>(tile, x, depth, sums);
     else if constexpr (COLS > 1)
-        add_some<COLS - 1>(cols, tile, x, stride, depth, sums);
+        add_some<COLS - 1>(cols, tile, x, depth, sums);
 }
 
 // A tile's weights: rows row .. row + rows, and columns col .. col + depth.
@@ -62,7 +67,7 @@ static void widen(const FloatJob& job, const Place& at, float* tile) {
     for (int k = 0; k < at.depth; k++, from += job.pitch_bytes, tile += PANEL) {
         if (at.rows < PANEL) std::memcpy(padded, from, static_cast<size_t>(at.rows * SIZE));
         const uint8_t* lanes = at.rows < PANEL ? padded : from;
-        for (int v = 0; v < 3; v++) store(tile + v * L, load_scalars<S>(lanes + v * L * SIZE));
+        for (int v = 0; v < FLOAT_VECTORS; v++) store(tile + v * L, load_scalars<S>(lanes + v * L * SIZE));
     }
 }
 
@@ -117,7 +122,8 @@ static Ahead ahead_of(const FloatJob& job, const Place& next, int64_t steps) {
 // Whether all that came out is finite.
 static bool float_panels(const FloatJob& job, int64_t first, int64_t last, float* scratch) {
     const FormatRow& f = FORMATS[static_cast<int>(job.format)];
-    float *decoded = scratch, *tile = decoded + DECODED * PANEL, *all_sums = tile + DEPTH * PANEL;
+    float *x_here = scratch, *decoded = x_here + DECODED * CHUNK, *tile = decoded + DECODED * PANEL;
+    float* all_sums = tile + DEPTH * PANEL;
     std::memset(decoded, 0, DECODED * PANEL * sizeof(float));
     const auto place = [&](int64_t row, int64_t col) -> Place {
         return {row, std::min<int64_t>(PANEL, last - row), col,
@@ -131,6 +137,10 @@ static bool float_panels(const FloatJob& job, int64_t first, int64_t last, float
         for (int64_t at = 0; at < job.cols; at += DECODED) {
             const int64_t cols = std::min<int64_t>(DECODED, job.cols - at);
             const bool pairs = job.format == Format::bf16 && cols % DEPTH == 0;
+            for (int64_t k = 0; k < cols; k += DEPTH)
+                for (int64_t c = 0; c < n; c++)
+                    std::memcpy(x_here + k * n + c * DEPTH, x + c * job.cols + at + k,
+                                static_cast<size_t>(std::min<int64_t>(DEPTH, cols - k)) * sizeof(float));
             float* sums = all_sums;
             for (int64_t row = first; row < last; row += PANEL, sums += n * PANEL) {
                 const int64_t rows = std::min<int64_t>(PANEL, last - row);
@@ -149,7 +159,7 @@ static bool float_panels(const FloatJob& job, int64_t first, int64_t last, float
                     Ahead ahead = ahead_of(job, next, (n + COLUMNS - 1) / COLUMNS);
                     for (int64_t c = 0; c < n; c += COLUMNS) {
                         ahead.fetch();
-                        add_some<COLUMNS>(std::min<int64_t>(COLUMNS, n - c), tile, x + c * job.cols + at + k, job.cols,
+                        add_some<COLUMNS>(std::min<int64_t>(COLUMNS, n - c), tile, x_here + k * n + c * DEPTH,
                                           here.depth, sums + c * PANEL);
                     }
                 }

@@ -19,6 +19,10 @@ struct M {
     __m256 v;
 };
 
+#define QK_FUSED  // products of many rows, in float_panel.h
+constexpr int FLOAT_VECTORS = 3, FLOAT_COLUMNS = 4, FLOAT_CHUNK = 256;
+inline F fused(F a, F b, F c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+inline F broadcast(const float* p) { return {_mm256_broadcast_ss(p)}; }
 inline F set1(float x) { return {_mm256_set1_ps(x)}; }
 inline F load(const float* p) { return {_mm256_loadu_ps(p)}; }
 inline void store(float* p, F a) { _mm256_storeu_ps(p, a.v); }
@@ -83,6 +87,9 @@ inline F load_bf16(const void* p) {
     return {_mm256_castsi256_ps(
         _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))), 16))};
 }
+// Of two bf16 in a lane.
+inline F low_bf16(F a) { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a.v), 16))}; }
+inline F high_bf16(F a) { return {_mm256_and_ps(a.v, _mm256_castsi256_ps(_mm256_set1_epi32(-65536)))}; }
 inline void store_f32(void* p, F a) { _mm256_storeu_ps(static_cast<float*>(p), a.v); }
 inline void store_f16(void* p, F a) {
     _mm_storeu_si128(static_cast<__m128i*>(p), _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));

@@ -20,6 +20,7 @@ struct M {
 };
 
 #define QK_FUSED  // products of many rows, in float_panel.h
+constexpr int FLOAT_VECTORS = 3, FLOAT_COLUMNS = 8, FLOAT_CHUNK = 512;
 inline F fused(F a, F b, F c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline F broadcast(const float* p) {
     F r = {_mm512_set1_ps(*p)};

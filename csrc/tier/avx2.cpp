@@ -11,7 +11,7 @@ extern const MatmulKernels KERNELS;
 namespace avx2 {
 static const MatmulKernels* matmul_kernels() { return &matmul_avx2::KERNELS; }
 extern const Tier TIER;
-const Tier TIER = {"avx2",  has_avx2,       count_tasks, encode_task, decode_blocks, dot_rows,
-                   nullptr, matmul_kernels, group_tasks, group_task,  read_groups};
+const Tier TIER = {"avx2",       has_avx2,       count_tasks, encode_task, decode_blocks, dot_rows,
+                   float_panels, matmul_kernels, group_tasks, group_task,  read_groups};
 }  // namespace avx2
 }  // namespace quantkit
