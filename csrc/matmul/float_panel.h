@@ -119,6 +119,23 @@ static Ahead ahead_of(const FloatJob& job, const Place& next, int64_t steps) {
             blocks * f.block_bytes, job.input_major ? next.depth : next.rows, steps};
 }
 
+// The first `cols` columns of n rows of x, at most DEPTH of them of all rows, then the next.
+static void bring(const float* x, int64_t stride, int64_t n, int64_t cols, float* to) {
+    constexpr int64_t LATER = 4, LINE = 16;  // rows, floats
+    for (int64_t c = 0; c < n; c++, x += stride)
+        for (int64_t k = 0; k < cols; k += DEPTH) {
+            const int64_t m = std::min<int64_t>(DEPTH, cols - k);
+            float* out = to + k * n + c * DEPTH;
+            int64_t j = 0;
+            for (; j + L <= m; j += L) {
+                if (j % LINE == 0 && c + LATER < n)
+                    fetch_ahead(reinterpret_cast<const uint8_t*>(x + LATER * stride + k + j));
+                store(out + j, load(x + k + j));
+            }
+            for (; j < m; j++) out[j] = x[k + j];
+        }
+}
+
 // Whether all that came out is finite.
 static bool float_panels(const FloatJob& job, int64_t first, int64_t last, float* scratch) {
     const FormatRow& f = FORMATS[static_cast<int>(job.format)];
@@ -137,10 +154,7 @@ static bool float_panels(const FloatJob& job, int64_t first, int64_t last, float
         for (int64_t at = 0; at < job.cols; at += DECODED) {
             const int64_t cols = std::min<int64_t>(DECODED, job.cols - at);
             const bool pairs = job.format == Format::bf16 && cols % DEPTH == 0;
-            for (int64_t k = 0; k < cols; k += DEPTH)
-                for (int64_t c = 0; c < n; c++)
-                    std::memcpy(x_here + k * n + c * DEPTH, x + c * job.cols + at + k,
-                                static_cast<size_t>(std::min<int64_t>(DEPTH, cols - k)) * sizeof(float));
+            bring(x + at, job.cols, n, cols, x_here);
             float* sums = all_sums;
             for (int64_t row = first; row < last; row += PANEL, sums += n * PANEL) {
                 const int64_t rows = std::min<int64_t>(PANEL, last - row);

@@ -32,7 +32,9 @@ PROMPTS = (
     "In mathematics, a group is",
     "$ git commit",
 )
-TOLERANCE = {"f32": 4e-5, "f16": 0.0052, "bf16": 0.062}
+# llama.cpp rounds activations to the type of the weights, of which f16 has three bits more than bf16; where it does so,
+# and what it adds up in which order, differs with the instructions it was built for.
+TOLERANCE = {"f32": 4e-5, "f16": 0.062 / 8, "bf16": 0.062}
 
 
 @pytest.fixture(scope="module")

@@ -80,6 +80,21 @@ def detach() -> None:
     _attached.clear()
 
 
+def wait_until_idle(pid: int | str | None) -> None:
+    """Waits until that process's threads have stopped spinning: those of a pool go on for a tenth of a second."""
+    tasks = Path(f"/proc/{pid}/task")
+    deadline, before = time.monotonic() + LONGEST_REST_S, -1
+    while time.monotonic() < deadline:
+        time.sleep(REST_S)
+        if not tasks.exists():  # not Linux
+            time.sleep(0.3)
+            return
+        now = sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir())
+        if now - before < REST_S * 1e9 / 20:
+            return
+        before = now
+
+
 def _serve(connection: Connection, module: str, name: str, settings: dict[str, Any]) -> None:
     """Obeys orders (method, arguments) until told to stop."""
     try:
@@ -123,18 +138,7 @@ class Player:
         return self._answer()
 
     def rest(self) -> None:
-        """Waits until its threads have stopped spinning: those of a pool go on for a tenth of a second."""
-        tasks = Path(f"/proc/{self._process.pid}/task")
-        deadline, before = time.monotonic() + LONGEST_REST_S, -1
-        while time.monotonic() < deadline:
-            time.sleep(REST_S)
-            if not tasks.exists():  # not Linux
-                time.sleep(0.3)
-                return
-            now = sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir())
-            if now - before < REST_S * 1e9 / 20:
-                return
-            before = now
+        wait_until_idle(self._process.pid)
 
     def stop(self) -> None:
         self._connection.send(("stop", (), {}))
