@@ -1,10 +1,11 @@
-"""Single rows of activations from memory: quantkit's repacked rows and a peer's, in turns, on the same memory.
+"""Single rows of activations from memory: quantkit's weights and a peer's, in turns, on the same memory.
 
     python tools/bench/single_rows.py [--formats FORMAT ...] [--threads 1 2] [--placements 6] [--ik LIBGGML] [--write]
 
 What one row of x takes is the reading of the weights, and that differs by a tenth with where in memory they happen to
 lie: more than the sides differ. So for each peer both sides live in one process, with two pieces of memory of 512 MB.
-Each side has its weights in one of them, and they take turns; then they change places, and take turns again. The ratio
+Each side has its weights in one of them, and they take turns; then they change places, and take turns again; with
+quantkit's weights as a file has them, and repacked. The ratio
 is the geometric mean of both ratios of medians, in which the places drop out. Pieces are allocated anew several times,
 and the spread of those ratios gives the standard error.
 
@@ -21,6 +22,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +39,19 @@ from machine import cpu_model  # noqa: E402
 from records import code_state  # noqa: E402
 from turns import players, wait_until_idle  # noqa: E402
 
-from quantkit.kernels import FORMATS, QuantizedTensor, RepackedTensor, build_info, dequantize, quantize  # noqa: E402
+from quantkit.kernels import (  # noqa: E402
+    FORMATS,
+    QuantizedTensor,
+    RepackedTensor,
+    build_info,
+    dequantize,
+    matmul,
+    quantize,
+)
 
 DATA = ROOT / "docs" / "benchmarks" / "single-rows.json"
 FORMATS_SHOWN = ("q4_0", "q4_k", "q8_0")
-Times = list[float]
+Job = Callable[[], object]
 
 
 class Place:
@@ -65,15 +76,18 @@ class Place:
             for tensor in self._weights.tensors
         ]
         self.theirs: np.ndarray = self._matrices[0].copy()  # a matrix as the peer has it
-        self._ours = [RepackedTensor(matrix, format, len(packed)) for matrix in self._matrices]
+        self._format = format
+        self._repacked = [RepackedTensor(matrix, format, len(packed)) for matrix in self._matrices]
         self._out = np.empty((1, len(packed)), np.float32)
 
     def hold(self, matrix: np.ndarray) -> None:
         for one in self._matrices:
             one[...] = matrix
 
-    def ours(self, x: np.ndarray, threads: int) -> np.ndarray:
-        for one in self._ours:
+    def ours(self, form: str, x: np.ndarray, threads: int) -> np.ndarray:
+        for one in self._matrices if form == "plain" else ():
+            matmul(x, one, self._format, mode="fast", threads=threads, out=self._out)
+        for one in self._repacked if form == "repacked" else ():
             one.matmul(x, threads=threads, out=self._out)
         return self._out
 
@@ -95,39 +109,41 @@ class Beside(Ggml):
     def compare(
         self, format: str, rows: int, cols: int, n_bytes: float, threads: Sequence[int], placements: int, turns: int
     ) -> list[dict[str, Any]]:
-        """For each number of threads: bytes a second of both sides in each placement, as geometric means over places.
+        """For each form of ours and number of threads: bytes a second of both sides, as geometric means over places.
 
         Raises:
             NotImplementedError: the peer does not repack this format.
         """
         rng = np.random.default_rng(0)
         packed = quantize(parts.weights_of(rng, rows, cols), format)
-        ours = QuantizedTensor(packed, format).repack().packed
+        ours = {"plain": packed, "repacked": QuantizedTensor(packed, format).repack().packed}
         x = rng.standard_normal((1, cols)).astype(np.float32)
         expected = x @ dequantize(packed[:64], format).T.astype(np.float64)
         copies = max(1, -(-int(n_bytes) // packed.nbytes))
-        rates: dict[int, list[tuple[float, float]]] = {count: [] for count in threads}
+        rates: dict[tuple[str, int], list[tuple[float, float]]] = {case: [] for case in product(ours, threads)}
         for _ in range(placements):
             places: list[Place] = []
             try:
-                for _ in range(2):
+                while len(places) < 2:
                     places.append(Place(self._library, self._backend, format, packed, copies, repacked=self._repacked))
                 theirs = places[0].theirs
-                found: dict[int, list[tuple[float, float]]] = {count: [] for count in threads}
+                seconds: dict[tuple[str, int], list[tuple[float, float]]] = {case: [] for case in rates}
                 for mine, other in (places, places[::-1]):
-                    mine.hold(ours)
                     other.hold(theirs)
-                    for count in threads:
-                        _check(mine.ours(x, count)[:, :64], expected, "quantkit")
-                        _check(other.peer(x, count).output()[:, :64], expected, "the peer")
-                        found[count].append(_medians(mine, other, x, count, turns))
-                for count, both in found.items():
-                    seconds = np.exp(np.log(both).mean(axis=0)) / (copies * packed.nbytes)
-                    rates[count].append((1 / seconds[0], 1 / seconds[1]))
+                    for form, matrix in ours.items():
+                        mine.hold(matrix)
+                        for count in threads:
+                            _check(mine.ours(form, x, count)[:, :64], expected, "quantkit")
+                            _check(other.peer(x, count).output()[:, :64], expected, "the peer")
+                            jobs = (partial(mine.ours, form, x, count), partial(other.peer, x, count))
+                            seconds[form, count].append(_medians(jobs, turns))
+                for case, both in seconds.items():
+                    found = copies * packed.nbytes / np.exp(np.log(both).mean(axis=0))
+                    rates[case].append((found[0], found[1]))
             finally:
                 for place in places:
                     place.close()
-        return [{"threads": count, "rates": rates[count]} for count in threads]
+        return [{"form": form, "threads": count, "rates": found} for (form, count), found in rates.items()]
 
 
 def _check(found: np.ndarray, expected: np.ndarray, side: str) -> None:
@@ -136,10 +152,9 @@ def _check(found: np.ndarray, expected: np.ndarray, side: str) -> None:
         raise RuntimeError(f"{side} computes something else: relative error {error:.3g}")
 
 
-def _medians(mine: Place, other: Place, x: np.ndarray, threads: int, turns: int) -> tuple[float, float]:
-    """Seconds of ours and theirs; either begins every other time, and the first turn does not count."""
-    jobs = ((lambda: mine.ours(x, threads)), (lambda: other.peer(x, threads)))
-    times: tuple[Times, Times] = ([], [])
+def _medians(jobs: tuple[Job, Job], turns: int) -> tuple[float, float]:
+    """Seconds of both; either begins every other time, and the first turn does not count."""
+    times: tuple[list[float], list[float]] = ([], [])
     for turn in range(turns + 1):
         for side in (0, 1) if turn % 2 else (1, 0):
             wait_until_idle("self")
@@ -180,7 +195,7 @@ def row(record: dict[str, Any]) -> list[str]:
     rates = np.array(record["rates"]) / 1e9
     logs = np.log(rates[:, 0] / rates[:, 1])
     error = f"± {logs.std(ddof=1) / np.sqrt(len(logs)):.3f}" if len(logs) > 1 else ""
-    shown = [record["format"], str(record["threads"]), record["peer"]]
+    shown = [record["format"], str(record["threads"]), record["form"], record["peer"]]
     shown += [f"{rate:.1f}" for rate in np.median(rates, axis=0)]
     return [*shown, f"{np.exp(logs.mean()):.3f}", error]
 
@@ -189,19 +204,19 @@ HEAD = """# Single rows of activations: quantkit and its peers on the same memor
 
 {machine}, tier {tier}; {code}. Made by `tools/bench/single_rows.py`.
 
-y = x Wᵀ with one row of x, W of 8192 × 5120, over 512 MB of weights, so that no cache helps. quantkit has its weights
-repacked; a peer as the row says. Both live in one process, each with its weights in one of two pieces of memory. They
-take turns, and change places: where memory happens to lie is up to a tenth of a rate, and drops out so. A ratio is
-quantkit over the peer, the mean over {placements} allocations of the two pieces; the figure behind it is its standard
-error. Rates are medians, in GB/s of packed weights.
+y = x Wᵀ with one row of x, W of 8192 × 5120, over 512 MB of weights, so that no cache helps. Both sides have them
+as a file does, or repacked, as the row says. They live in one process, each with its weights in one of two pieces of
+memory. They take turns, and change places: where memory happens to lie is up to a tenth of a rate, and drops out so. A
+ratio is quantkit over the peer, the mean over {placements} allocations of the two pieces; the figure behind it is its
+standard error. Rates are medians, in GB/s of packed weights.
 
-| format | threads | peer | quantkit | peer's | ratio | |
-| --- | ---: | --- | ---: | ---: | ---: | --- |
+| format | threads | quantkit's weights | peer | quantkit | peer's | ratio | |
+| --- | ---: | --- | --- | ---: | ---: | ---: | --- |
 """
 
 
 def markdown(data: dict[str, Any]) -> str:
-    records = sorted(data["records"], key=lambda one: (one["format"], one["threads"]))
+    records = sorted(data["records"], key=lambda one: (one["format"], one["threads"], one["form"]))
     sides = {one["peer"]: f"{one['version']}; {one['threading']}; {' '.join(one['flags'])}" for one in records}
     return (
         HEAD.format(**{key: data[key] for key in ("machine", "tier", "code", "placements")})
