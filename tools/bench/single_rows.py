@@ -5,9 +5,8 @@
 What one row of x takes is the reading of the weights, and that differs by a tenth with where in memory they happen to
 lie: more than the sides differ. So for each peer both sides live in one process, with two pieces of memory of 512 MB.
 Each side has its weights in one of them, and they take turns; then they change places, and take turns again; with
-quantkit's weights as a file has them, and repacked. The ratio
-is the geometric mean of both ratios of medians, in which the places drop out. Pieces are allocated anew several times,
-and the spread of those ratios gives the standard error.
+quantkit's weights as a file has them, and repacked. The ratio is the geometric mean of both ratios of medians, in which
+the places drop out. Pieces are allocated anew several times, and the spread of those ratios gives the standard error.
 
 Figures are kept in docs/benchmarks/single-rows.json; `--write` makes the document beside it. `kernels.py` has all
 other cases, with each side in a process of its own.
