@@ -21,6 +21,49 @@ constexpr int start_factor() {
     return (SIGNED_BYTES && R::MAX > 127 ? 128 : 0) - R::OFFSET;
 }
 
+// Of (sub-)block s of a super-block, from its sums of four.
+template <int SUBS>
+inline int16_t sum_of(const int32_t* fours, int s) {
+    int32_t sum = 0;
+    for (int l = 0; l < 8 / SUBS; l++) sum += fours[8 / SUBS * s + l];
+    return static_cast<int16_t>(sum);
+}
+
+// Four codes of a row of x in a panel: as they are or, for signed codes of weights, magnitudes, and bytes of ones where x
+// is negative. Those turn w into -w - 1 by an exclusive or, which more units of a processor can do than a change of
+// sign; the sums start with what the ones take away.
+template <int MAX>
+constexpr int FOUR = SIGNED_BYTES && MAX > 127 ? 8 : 4;  // bytes
+
+template <class R>
+struct PanelCodes {
+    static constexpr bool APART = FOUR<R::MAX> == 8;
+    const int8_t* codes;
+    int8_t magnitudes[32], negative[32];
+    int32_t fours[8], taken[8] = {};  // sums of four
+
+    explicit PanelCodes(const int8_t* from) : codes(from) {
+        store_sums(codes, fours);
+        if constexpr (APART) {
+            for (int i = 0; i < 32; i++) {
+                negative[i] = static_cast<int8_t>(codes[i] < 0 ? -1 : 0);
+                magnitudes[i] = static_cast<int8_t>(codes[i] < 0 ? -codes[i] : codes[i]);
+            }
+            store_sums(magnitudes, taken);
+            for (int i = 0; i < 8; i++) taken[i] = (taken[i] - fours[i]) / 2;
+        }
+    }
+    template <class Put>
+    void put_codes(Put put) const {
+        for (int k = 0; k < 8; k++) {
+            put((APART ? magnitudes : codes) + 4 * k);
+            if (APART) put(negative + 4 * k);
+        }
+    }
+    int32_t sum(int s) const { return sum_of<R::SUBS>(fours, s); }
+    int32_t start(int s) const { return sum(s) * start_factor<R>() + sum_of<R::SUBS>(taken, s); }
+};
+
 inline int64_t chunks_of(int64_t cols) { return (cols + 255) / 256; }
 
 // How few rows of x take a format: scales of super-blocks as whole numbers, where sums of two products fit in 16 bits
@@ -111,14 +154,6 @@ static bool prepare_vector(const float* x, int64_t cols, uint8_t* out) {
     return true;
 }
 
-// Of (sub-)block s of a super-block, from its sums of four.
-template <int SUBS>
-inline int16_t sum_of(const int32_t* fours, int s) {
-    int32_t sum = 0;
-    for (int l = 0; l < 8 / SUBS; l++) sum += fours[8 / SUBS * s + l];
-    return static_cast<int16_t>(sum);
-}
-
 template <class R>
 static bool prepare_whole_vector(const float* x, int64_t cols, uint8_t* out) {
     const WholeVector<R> to(out, cols);
@@ -138,8 +173,9 @@ static bool prepare_whole_vector(const float* x, int64_t cols, uint8_t* out) {
 // well; then the rows' steps, and (MINS) the sums, two in a word.
 template <class R>
 constexpr int64_t bytes_of_blocks(int64_t blocks) {
-    if (R::SUPER) return blocks / 8 * (8 * (32 + 4 * R::SUBS) + 4 + (R::MINS ? 16 * R::SUBS : 0));
-    return blocks * (32 + 4 + 4 * R::SUBS * (R::MINS ? 2 : 1));
+    constexpr int X = 8 * FOUR<R::MAX>;
+    if (R::SUPER) return blocks / 8 * (8 * (X + 4 * R::SUBS) + 4 + (R::MINS ? 16 * R::SUBS : 0));
+    return blocks * (X + 4 + 4 * R::SUBS * (R::MINS ? 2 : 1));
 }
 
 // Where tile `first` .. of an expert's rows begins in a stretch of blocks, those of all its tiles side by side.
@@ -165,18 +201,15 @@ static bool prepare_panel(const float* const* x, int n, int64_t first, int64_t t
                 std::memcpy(to, p, 4);
                 to += 4 * n;
             };
-            for (int k = 0; k < 8; k++) put(from.codes + 32 * b + 4 * k);
+            const PanelCodes<R> block(from.codes + 32 * b);
+            block.put_codes(put);
             put(from.scales(b / 8) + b % 8);
-            int32_t fours[8];
-            store_sums(from.codes + 32 * b, fours);
-            int32_t totals[R::SUBS] = {};
-            for (int l = 0; l < 8; l++) totals[l * R::SUBS / 8] += fours[l];
-            for (int32_t total : totals) {
-                const int32_t start = total * start_factor<R>();
+            for (int s = 0; s < R::SUBS; s++) {
+                const int32_t start = block.start(s);
                 put(&start);
             }
             for (int s = 0; R::MINS && s < R::SUBS; s++) {
-                const float sum = static_cast<float>(totals[s]);
+                const float sum = static_cast<float>(block.sum(s));
                 put(&sum);
             }
         }
@@ -211,11 +244,12 @@ static bool prepare_super_panel(const float* const* x, int n, int64_t first, int
             float step;
             if (!quantize_block<8>(x[c] + 32 * b, codes, fours, step)) return false;
             for (int i = 0; i < 8; i++) {
-                for (int k = 0; k < 8; k++) put(codes + 32 * i + 4 * k);
-                for (int s = SUBS * i; s < SUBS * (i + 1); s++) {
-                    sums[s] = sum_of<SUBS>(fours, s);
+                const PanelCodes<R> block(codes + 32 * i);
+                block.put_codes(put);
+                for (int s = 0; s < SUBS; s++) {
+                    sums[SUBS * i + s] = static_cast<int16_t>(block.sum(s));
                     // a half goes up in one and down in the next: all up would add up
-                    const int32_t start = sums[s] * start_factor<R>() + (ROUND ? ROUND - s % 2 : 0);
+                    const int32_t start = block.start(s) + (ROUND ? ROUND - (SUBS * i + s) % 2 : 0);
                     put(&start);
                 }
             }

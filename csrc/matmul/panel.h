@@ -13,6 +13,7 @@ namespace QK_TIER {
 
 template <class R>
 constexpr int code_class() {  // formats that share a kernel
+    static_assert(R::MAX <= 63 || R::MAX > 127, "x would lie otherwise for the class than for the format");
     return !SIGNED_BYTES ? 255 : R::MAX <= 15 ? 15 : R::MAX <= 31 ? 31 : R::MAX <= 63 ? 63 : 255;
 }
 
@@ -96,17 +97,18 @@ inline void unpack(const Weights& w, int64_t row, int64_t n_rows, int64_t first,
 // sums[column][row] += the tile times COLS columns, whose blocks lie at x.
 template <int MAX, int SUBS, bool MINS, int COLS>
 static void multiply(const Stretch& tile, const uint8_t* x, int blocks, float* sums) {
-    constexpr int STEPS = 8 / SUBS;
+    constexpr int STEPS = 8 / SUBS, X = FOUR<MAX> * COLS;  // bytes of a step
     const uint8_t* codes = tile.codes;
     const float *scales = tile.scales, *mins = tile.mins;
     for (int b = 0; b < blocks; b++) {
-        const float* step = reinterpret_cast<const float*>(x + 32 * COLS);
+        const float* step = reinterpret_cast<const float*>(x + 8 * X);
         const int32_t* start = reinterpret_cast<const int32_t*>(step + COLS);
         const float* sum = reinterpret_cast<const float*>(start + SUBS * COLS);
         Sums total[COLS][VECTORS];
+        not_kept(sums);
         for (int s = 0; s < SUBS; s++) {
             Counts r[COLS][VECTORS];
-            dots<MAX, COLS, STEPS>(codes + s * STEPS * 4 * PANEL_ROWS, x + s * STEPS * 4 * COLS, start + s * COLS, r);
+            dots<MAX, COLS, STEPS>(codes + s * STEPS * 4 * PANEL_ROWS, x + s * STEPS * X, start + s * COLS, r);
             for (int v = 0; v < VECTORS; v++) {
                 const Sums scale = load_sums(scales + s * PANEL_ROWS + v * LANES);
                 const Sums min = MINS ? load_sums(mins + s * PANEL_ROWS + v * LANES) : scale;
@@ -123,7 +125,7 @@ static void multiply(const Stretch& tile, const uint8_t* x, int blocks, float* s
         codes += 32 * PANEL_ROWS;
         scales += SUBS * PANEL_ROWS;
         mins += SUBS * PANEL_ROWS;
-        x += (32 + 4 + 4 * SUBS * (MINS ? 2 : 1)) * COLS;
+        x += 8 * X + (4 + 4 * SUBS * (MINS ? 2 : 1)) * COLS;
     }
 }
 

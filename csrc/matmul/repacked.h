@@ -28,13 +28,14 @@ constexpr bool TWO_STEPS = R::SUPER ? IN_TWOS<R> : WORDS<R> < 8;
 // Block J, with COLS rows of x.
 template <class R, int J, int COLS>
 [[gnu::always_inline]] inline void dots_of_block(const RowsBlock<R>& block, const uint8_t* x, Counts (&found)[COLS]) {
-    RowDots<R::MAX> sums[COLS];
-    for (int c = 0; c < COLS; c++) sums[c].start(load_i32(x + 4 * ((R::SUPER ? 8 : 9) * COLS + c)));
+    constexpr int X = FOUR<R::MAX> * COLS;  // bytes of a step
+    RowDots<R::MAX, COLS> sums[COLS];
+    for (int c = 0; c < COLS; c++) sums[c].start(load_i32(x + 8 * X + (R::SUPER ? 0 : 4 * COLS) + 4 * c));
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
         const int k = TWO_STEPS<R> ? i / 2 + i % 2 * 4 : i;
         const Words codes = block.template codes<J>(k);
-        for (int c = 0; c < COLS; c++) sums[c].add(i, codes, x + 4 * (k * COLS + c));
+        for (int c = 0; c < COLS; c++) sums[c].add(i, codes, x + k * X + 4 * c);
     }
     for (int c = 0; c < COLS; c++) found[c] = sums[c].total(8);
 }
@@ -42,7 +43,7 @@ template <class R, int J, int COLS>
 // sums += a block of 32 columns times COLS rows of x, as prepare_panel() lays them.
 template <class R, int COLS>
 [[gnu::always_inline]] inline void add_block(const RowsBlock<R>& block, const uint8_t* x, Sums (&sums)[COLS]) {
-    const uint8_t *step = x + 32 * COLS, *sum = step + 8 * COLS;
+    const uint8_t *step = x + 8 * FOUR<R::MAX> * COLS, *sum = step + 8 * COLS;
     Counts dots[COLS];
     dots_of_block<R, 0>(block, x, dots);
     const RowScales scales = block.scales();
@@ -57,13 +58,13 @@ template <class R, int COLS>
 template <class R, int FROM, int STEPS, int FIRST, int COLS, int N, int... J>
 [[gnu::always_inline]] inline void dots_of_steps(const RowsBlock<R>& block, const uint8_t* x, Counts (&found)[N][COLS],
                                                  std::integer_sequence<int, J...>) {
-    constexpr int EACH = (32 + 4 * R::SUBS) * COLS;
-    RowDots<R::MAX> sums[N][COLS];
+    constexpr int X = FOUR<R::MAX> * COLS, EACH = 8 * X + 4 * R::SUBS * COLS;
+    RowDots<R::MAX, COLS> sums[N][COLS];
     for (int j = 0; j < N; j++)
         for (int c = 0; c < COLS; c++)
-            sums[j][c].start(load_i32(x + j * EACH + (32 + FROM / STEPS * 4) * COLS + 4 * c));
-    const auto add = [&](int k, RowDots<R::MAX>(&to)[COLS], Words codes, const uint8_t* from) {
-        for (int c = 0; c < COLS; c++) to[c].add(k, codes, from + 4 * ((FROM + k) * COLS + c));
+            sums[j][c].start(load_i32(x + j * EACH + 8 * X + FROM / STEPS * 4 * COLS + 4 * c));
+    const auto add = [&](int k, RowDots<R::MAX, COLS>(&to)[COLS], Words codes, const uint8_t* from) {
+        for (int c = 0; c < COLS; c++) to[c].add(k, codes, from + (FROM + k) * X + 4 * c);
     };
 #pragma GCC unroll 8
     for (int k = 0; k < STEPS; k++) {
@@ -78,7 +79,7 @@ template <class R, int FROM, int STEPS, int FIRST, int COLS, int N, int... J>
 template <class R, int G, int COLS>
 [[gnu::always_inline]] inline void add_group(const RowsBlock<R>& block, const uint8_t* x, const Counts* scales,
                                              Counts (&total)[COLS]) {
-    constexpr int N = 8 / R::GROUPS, FIRST = G * N, STEPS = 8 / R::SUBS, EACH = (32 + 4 * R::SUBS) * COLS;
+    constexpr int N = 8 / R::GROUPS, FIRST = G * N, STEPS = 8 / R::SUBS, EACH = (8 * FOUR<R::MAX> + 4 * R::SUBS) * COLS;
     Counts found[R::SUBS][N][COLS];
     x += FIRST * EACH;
     if constexpr (TWO_STEPS<R>) {
@@ -115,7 +116,7 @@ template <class R, int COLS>
     in_order();
     for (Counts& all : total) all = set_counts(0);
     add_groups<R>(block, x, scales, total, std::make_integer_sequence<int, R::GROUPS>());
-    const uint8_t *step = x + 8 * (32 + 4 * R::SUBS) * COLS, *two = step + 4 * COLS;
+    const uint8_t *step = x + 8 * (8 * FOUR<R::MAX> + 4 * R::SUBS) * COLS, *two = step + 4 * COLS;
     for (int c = 0; c < COLS; c++) {
         Sums all = floats(total[c]) * (d.scale * set_sums(1 << shift_of<R>()));
         if constexpr (R::MINS) {

@@ -90,7 +90,7 @@ inline void unpack_repacked(const Weights& w, int64_t row, int64_t n_rows, int64
 // sums[column][row] += the tile times COLS columns, whose blocks lie at x.
 template <int MAX, int SUBS, bool MINS, int SHIFT, int COLS>
 static void multiply(const SuperStretch& tile, const uint8_t* x, int blocks, float* sums) {
-    constexpr int STEPS = 8 / SUBS;
+    constexpr int STEPS = 8 / SUBS, X = FOUR<MAX> * COLS;  // bytes of a step
     const uint8_t* codes = tile.codes;
     for (int chunk = 0; 8 * chunk < blocks; chunk++) {
         const int32_t *scales = tile.pairs + chunk * 16 * PANEL_ROWS, *mins = scales + 4 * SUBS * PANEL_ROWS;
@@ -101,8 +101,8 @@ static void multiply(const SuperStretch& tile, const uint8_t* x, int blocks, flo
         for (int p = 0; p < 4 * SUBS; p++) {
             Counts r[2][COLS][VECTORS];
             // (sub-)blocks 2 p and 2 p + 1: of two blocks, or of one
-            constexpr int NEXT = SUBS == 1 ? (32 + 4) * COLS : STEPS * 4 * COLS;
-            const int32_t* start = reinterpret_cast<const int32_t*>(x + 32 * COLS);
+            constexpr int NEXT = SUBS == 1 ? 8 * X + 4 * COLS : STEPS * X;
+            const int32_t* start = reinterpret_cast<const int32_t*>(x + 8 * X);
             dots<MAX, COLS, STEPS>(codes, x, start, r[0]);
             dots<MAX, COLS, STEPS>(codes + STEPS * 4 * PANEL_ROWS, x + NEXT, start + (SUBS == 1 ? NEXT / 4 : COLS),
                                    r[1]);
@@ -112,7 +112,7 @@ static void multiply(const SuperStretch& tile, const uint8_t* x, int blocks, flo
                     total[c][v] = add_halves(total[c][v], halves_of<SHIFT>(r[0][c][v], r[1][c][v]), scale);
             }
             codes += 2 * STEPS * 4 * PANEL_ROWS;
-            x += (64 / SUBS + 8) * COLS;
+            x += 2 * STEPS * X + 8 * COLS;
         }
         const float* step = reinterpret_cast<const float*>(x);
         not_kept(sums);

@@ -71,10 +71,8 @@ inline Sums low_halves(Words a) { return halves_of_lanes(_mm256_and_si256(a.v, _
 inline Sums high_halves(Words a) { return halves_of_lanes(_mm256_srli_epi32(a.v, 16)); }
 
 inline Counts load_codes(const uint8_t* p) { return {load_32(p)}; }
-template <int MAX>
-inline Counts products(Counts codes, Counts x) {
-    return {products<MAX>(codes.v, x.v)};
-}
+inline Counts byte_products(Counts u8, Counts s8) { return {_mm256_maddubs_epi16(u8.v, s8.v)}; }
+inline Counts either(Counts a, Counts b) { return {_mm256_xor_si256(a.v, b.v)}; }
 inline Counts add_words(Counts a, Counts b) { return {_mm256_add_epi16(a.v, b.v)}; }
 inline Counts widened_pairs(Counts a) { return widened_words(a.v); }
 inline Counts add(Counts a, Counts b) { return {_mm256_add_epi32(a.v, b.v)}; }

@@ -96,7 +96,7 @@ inline Sums low_halves(Words a) { return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(
 inline Sums high_halves(Words a) { return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(a.v, 16)))}; }
 
 #if defined(QK_VNNI)
-template <int MAX>
+template <int MAX, int COLS>
 struct RowDots {
     __m512i all;
     void start(int32_t from) { all = _mm512_set1_epi32(from); }
@@ -133,15 +133,8 @@ template <int MAX, int COLS, int STEPS>
 
 #else
 inline Counts load_codes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
-template <int MAX>
-inline Counts products(Counts codes, Counts x) {
-    if constexpr (MAX > 127) {
-        const __mmask64 negative = _mm512_movepi8_mask(codes.v);
-        x.v = _mm512_mask_sub_epi8(x.v, negative, _mm512_setzero_si512(), x.v);
-        codes.v = _mm512_abs_epi8(codes.v);
-    }
-    return {_mm512_maddubs_epi16(codes.v, x.v)};
-}
+inline Counts byte_products(Counts u8, Counts s8) { return {_mm512_maddubs_epi16(u8.v, s8.v)}; }
+inline Counts either(Counts a, Counts b) { return {_mm512_xor_si512(a.v, b.v)}; }
 inline Counts add_words(Counts a, Counts b) { return {_mm512_add_epi16(a.v, b.v)}; }
 inline Counts widened_pairs(Counts a) { return {_mm512_madd_epi16(a.v, _mm512_set1_epi16(1))}; }
 inline Counts add(Counts a, Counts b) { return {_mm512_add_epi32(a.v, b.v)}; }

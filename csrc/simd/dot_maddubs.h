@@ -1,6 +1,6 @@
 // Panels without VNNI. maddubs adds two products u8 * s8 in an int16 that saturates, so codes of up to 63 are u8, and
-// added up only RUN times before they are widened; above that, codes are signed (|w| <= 128) and x takes their sign:
-// |x| <= 127, and 2 * 128 * 127 = 32512 fits. Included after the words of a tier.
+// added up only RUN times before they are widened; above that, codes are signed, and |x| <= 127 is the u8:
+// 2 * 128 * 127 = 32512 fits. Included after the words of a tier.
 #pragma once
 
 namespace quantkit {
@@ -17,7 +17,28 @@ constexpr int run_length() {
     return run;
 }
 
-template <int MAX>
+// Four codes of a row of x, COLS of which lie side by side, for all lanes.
+template <int MAX, int COLS>
+struct PanelX {
+    Counts codes, negative;
+    explicit PanelX(const uint8_t* p) {
+        int32_t four;
+        std::memcpy(&four, p, 4);
+        codes = set_counts(four);
+        if constexpr (MAX > 127) {
+            std::memcpy(&four, p + 4 * COLS, 4);
+            negative = set_counts(four);
+        }
+    }
+    Counts products(Counts of_weights) const {
+        if constexpr (MAX > 127)
+            return byte_products(codes, either(of_weights, negative));
+        else
+            return byte_products(of_weights, codes);
+    }
+};
+
+template <int MAX, int COLS>
 struct RowDots {
     static constexpr int RUN = run_length<MAX>();
     static_assert(RUN * 2 * 127 * (MAX > 127 ? 128 : MAX) <= 32767, "an int16 overflows");
@@ -25,9 +46,7 @@ struct RowDots {
     void start(int32_t from) { all = set_counts(from); }
     void widen() { all = ::quantkit::QK_TIER::add(all, widened_pairs(words)); }
     void add(int k, Words codes, const uint8_t* x) {
-        int32_t four;
-        std::memcpy(&four, x, 4);
-        const Counts two = products<MAX>(Counts{codes.v}, set_counts(four));
+        const Counts two = PanelX<MAX, COLS>(x).products(Counts{codes.v});
         words = k % RUN ? add_words(words, two) : two;
         if ((k + 1) % RUN == 0) widen();
     }
@@ -42,6 +61,7 @@ template <int MAX, int COLS, int STEPS>
 [[gnu::always_inline]] inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start,
                                         Counts (&r)[COLS][VECTORS]) {
     constexpr int RUN = run_length<MAX>() < STEPS ? run_length<MAX>() : STEPS, N = RUN < 2 ? 1 : 2;
+    constexpr int X = (MAX > 127 ? 8 : 4) * COLS;  // bytes of a step of x
     static_assert(RUN * 2 * 127 * (MAX > 127 ? 128 : MAX) <= 32767, "an int16 overflows");
     Counts s[COLS][VECTORS], p[COLS][VECTORS];
     for (int c = 0; c < COLS; c++)
@@ -54,16 +74,11 @@ template <int MAX, int COLS, int STEPS>
                 w[i][v] = load_codes(tile + ((k + i) * VECTORS + v) * static_cast<int>(sizeof(Counts)));
 #pragma GCC unroll 16
         for (int c = 0; c < COLS; c++) {
-            Counts xs[N];
-            for (int i = 0; i < N; i++) {
-                int32_t four;
-                std::memcpy(&four, x + 4 * ((k + i) * COLS + c), 4);
-                xs[i] = set_counts(four);
-            }
+            const PanelX<MAX, COLS> first(x + k * X + 4 * c), second(x + (k + N - 1) * X + 4 * c);
             for (int v = 0; v < VECTORS; v++) {
                 Counts& sum = p[c][v];
-                sum = k % RUN ? add_words(sum, products<MAX>(w[0][v], xs[0])) : products<MAX>(w[0][v], xs[0]);
-                if constexpr (N == 2) sum = add_words(sum, products<MAX>(w[1][v], xs[1]));
+                sum = k % RUN ? add_words(sum, first.products(w[0][v])) : first.products(w[0][v]);
+                if constexpr (N == 2) sum = add_words(sum, second.products(w[1][v]));
                 const bool whole = (k + N) % RUN == 0;
                 if (whole) s[c][v] = add(s[c][v], widened_pairs(sum));
                 computed((whole ? s[c][v] : sum).v);

@@ -348,7 +348,7 @@ inline Sums row_powers(const uint8_t* p) {  // half_of_e8m0() of a byte of each 
     return r;
 }
 // Dot products of rows with one of x, up to eight steps of four codes.
-template <int MAX>
+template <int MAX, int COLS>
 struct RowDots {
     Counts all;
     void start(int32_t from) { all = set_counts(from); }
