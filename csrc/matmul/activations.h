@@ -29,8 +29,8 @@ inline int16_t sum_of(const int32_t* fours, int s) {
     return static_cast<int16_t>(sum);
 }
 
-// Four codes of a row of x in a panel: as they are or, for signed codes of weights, magnitudes, and bytes of ones where x
-// is negative. Those turn w into -w - 1 by an exclusive or, which more units of a processor can do than a change of
+// Four codes of a row of x in a panel: as they are or, for signed codes of weights, magnitudes, and bytes of ones where
+// x is negative. Those turn w into -w - 1 by an exclusive or, which more units of a processor can do than a change of
 // sign; the sums start with what the ones take away.
 template <int MAX>
 constexpr int FOUR = SIGNED_BYTES && MAX > 127 ? 8 : 4;  // bytes

@@ -129,36 +129,51 @@ template <class R, int COLS>
     }
 }
 
-// Rows first .. first + COLS of the expert's x.
-template <class R, int COLS>
-static void repacked_rows(const PanelTask& task, int64_t first) {
+// Rows first .. first + COLS of the expert's x, with sixteen rows of weights at r, r + apart ..: G times.
+template <class R, int COLS, int G>
+static void repacked_sixteens(const PanelTask& task, int64_t first, int64_t r, int64_t apart) {
     const Weights& w = *task.weights;
     const int64_t blocks = w.cols / 32;
     constexpr int STEP = BLOCK<R> / 32, HALVES = 16 / LANES;
-    for (int64_t r = 0; r < task.n_rows; r += 16) {
-        RowsBlock<R> block = rows_block<R>(w, task.first_row + r, 0);
-        Sums sums[HALVES][COLS];
-        for (auto& half : sums)
+    RowsBlock<R> block[G];
+    Sums sums[G][HALVES][COLS];
+    for (int g = 0; g < G; g++) {
+        block[g] = rows_block<R>(w, task.first_row + r + g * apart, 0);
+        for (auto& half : sums[g])
             for (Sums& sum : half) sum = set_sums(0);
-        const uint8_t* x = nullptr;
-        for (int64_t b = 0; b < blocks; b += STEP, x += bytes_of_blocks<R>(STEP) * COLS, block.step()) {
-            if (b % STRETCH_BLOCKS == 0) x = task.x + place_of<R>(task.n, first, b, blocks);
+    }
+    const uint8_t* x = nullptr;
+    for (int64_t b = 0; b < blocks; b += STEP, x += bytes_of_blocks<R>(STEP) * COLS) {
+        if (b % STRETCH_BLOCKS == 0) x = task.x + place_of<R>(task.n, first, b, blocks);
+        for (int g = 0; g < G; g++) {
             for (int h = 0; h < HALVES; h++) {
-                block.lane = h * LANES;
+                block[g].lane = h * LANES;
                 if constexpr (R::SUPER)
-                    add_super_block(block, x, sums[h]);
+                    add_super_block(block[g], x, sums[g][h]);
                 else
-                    add_block(block, x, sums[h]);
+                    add_block(block[g], x, sums[g][h]);
             }
-        }
-        for (int c = 0; c < COLS; c++) {
-            float all[16];
-            for (int h = 0; h < HALVES; h++) store_sums(all + h * LANES, sums[h][c]);
-            const int64_t row = task.order ? task.order[first + c] : task.out_row + first + c;
-            const int64_t n = task.n_rows - r < 16 ? task.n_rows - r : 16;
-            std::memcpy(task.out + row * task.out_stride + r, all, static_cast<size_t>(n) * sizeof(float));
+            block[g].step();
         }
     }
+    for (int g = 0; g < G; g++)
+        for (int c = 0; c < COLS; c++) {
+            float all[16];
+            for (int h = 0; h < HALVES; h++) store_sums(all + h * LANES, sums[g][h][c]);
+            const int64_t at = r + g * apart, row = task.order ? task.order[first + c] : task.out_row + first + c;
+            const int64_t n = task.n_rows - at < 16 ? task.n_rows - at : 16;
+            std::memcpy(task.out + row * task.out_stride + at, all, static_cast<size_t>(n) * sizeof(float));
+        }
+}
+
+// Several at once as in vector.h. Of super-blocks AVX2 needs two passes, which leave processors nothing to look ahead
+// of.
+template <class R, int COLS>
+static void repacked_rows(const PanelTask& task, int64_t first) {
+    constexpr int G = COLS == 1 && REGISTERS == 16 && !R::SUPER ? 4 : 1;
+    const int64_t part = task.n_rows / 16 / G * 16;
+    for (int64_t r = 0; r < part; r += 16) repacked_sixteens<R, COLS, G>(task, first, r, part);
+    for (int64_t r = G * part; r < task.n_rows; r += 16) repacked_sixteens<R, COLS, 1>(task, first, r, 0);
 }
 
 template <class R, int COLS>
