@@ -166,8 +166,7 @@ static void repacked_sixteens(const PanelTask& task, int64_t first, int64_t r, i
         }
 }
 
-// Several at once as in vector.h. Of super-blocks AVX2 needs two passes, which leave processors nothing to look ahead
-// of.
+// Several at once as in vector.h; super-blocks are read in two passes with AVX2, and lose by it.
 template <class R, int COLS>
 static void repacked_rows(const PanelTask& task, int64_t first) {
     constexpr int G = COLS == 1 && REGISTERS == 16 && !R::SUPER ? 4 : 1;

@@ -22,7 +22,7 @@ def test_the_first_two_blocks_are_one_command_line_each_in_a_virtual_environment
         assert body.count("\n") == 1
         assert body.startswith(f"python3 -m venv {folder} && {folder}/bin/pip install -q ")
     assert "quantkit convert tests/data/tiny-llama4 " in first
-    assert second.rstrip().endswith("-m pytest")
+    assert second.rstrip().endswith("-m pytest -n 2")
 
 
 @pytest.mark.parametrize(("column", "shape"), [(1, SCOUT), (2, MAVERICK)], ids=["scout", "maverick"])
