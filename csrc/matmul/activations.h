@@ -8,9 +8,6 @@
 namespace quantkit {
 namespace QK_TIER {
 
-constexpr int STRETCH = 2;  // chunks of 256 columns in a tile of weights
-constexpr int STRETCH_BLOCKS = 8 * STRETCH;
-
 // Codes as they are multiplied, and what they are too large by, negated.
 template <class R>
 inline Bytes stored(Bytes codes) {
@@ -181,7 +178,8 @@ constexpr int64_t bytes_of_blocks(int64_t blocks) {
 // Where tile `first` .. of an expert's rows begins in a stretch of blocks, those of all its tiles side by side.
 template <class R>
 inline int64_t place_of(int64_t total, int64_t first, int64_t block, int64_t blocks) {
-    const int64_t length = blocks - block < STRETCH_BLOCKS ? blocks - block : STRETCH_BLOCKS;
+    constexpr int MOST = 8 * STRETCH<R::MAX>;
+    const int64_t length = blocks - block < MOST ? blocks - block : MOST;
     return total * bytes_of_blocks<R>(block) + first * bytes_of_blocks<R>(length);
 }
 
@@ -196,7 +194,7 @@ static bool prepare_panel(const float* const* x, int n, int64_t first, int64_t t
         const Vector<R> from(scratch + c * row, cols);
         uint8_t* to = nullptr;
         for (int64_t b = 0; b < cols / 32; b++) {
-            if (b % STRETCH_BLOCKS == 0) to = out + place_of<R>(total, first, b, cols / 32) + 4 * c;
+            if (b % (8 * STRETCH<R::MAX>) == 0) to = out + place_of<R>(total, first, b, cols / 32) + 4 * c;
             const auto put = [&](const void* p) {
                 std::memcpy(to, p, 4);
                 to += 4 * n;
@@ -233,7 +231,7 @@ static bool prepare_super_panel(const float* const* x, int n, int64_t first, int
     for (int c = 0; c < n; c++) {
         uint8_t* to = nullptr;
         for (int64_t b = 0; b < cols / 32; b += 8) {
-            if (b % STRETCH_BLOCKS == 0) to = out + place_of<R>(total, first, b, cols / 32) + 4 * c;
+            if (b % (8 * STRETCH<R::MAX>) == 0) to = out + place_of<R>(total, first, b, cols / 32) + 4 * c;
             const auto put = [&](const void* p) {
                 std::memcpy(to, p, 4);
                 to += 4 * n;

@@ -1,5 +1,5 @@
-// What a tier compiles for products. A panel is `panel_rows` rows of weights, unpacked to bytes a stretch of columns at
-// a time and multiplied with tiles of up to `panel_cols` rows of x; a vector product unpacks in registers.
+// What a tier compiles for products. A panel is some rows of weights, unpacked to bytes a stretch of columns at a time
+// and multiplied with tiles of some rows of x; a vector product unpacks in registers.
 #pragma once
 #include "matmul/job.h"
 
@@ -19,7 +19,7 @@ struct Cut {
 
 struct PanelTask {
     const Weights* weights;
-    int64_t first_row, n_rows;  // of the stacked matrix; at most panel_rows, or many, repacked, with few rows of x
+    int64_t first_row, n_rows;  // of the stacked matrix; at most a panel, or many, repacked, with few rows of x
     const uint8_t* x;           // the expert's prepared rows of x
     int64_t n;                  // how many of them
     int64_t first_tile, last_tile;
@@ -27,7 +27,7 @@ struct PanelTask {
     int64_t out_row;       // the row of `out` of the expert's first, when order is null
     float* out;            // at the column of first_row
     int64_t out_stride;
-    uint8_t* scratch;  // panel_scratch bytes, 64-byte aligned
+    uint8_t* scratch;  // 64-byte aligned
 };
 
 struct VectorTask {
@@ -38,11 +38,15 @@ struct VectorTask {
     int n;
 };
 
+struct PanelShape {
+    int64_t rows, cols;  // of weights, and of x in a tile at most, if there are more than VECTOR_ROWS
+    int64_t bytes;       // of a prepared row of x
+    int64_t scratch;     // bytes for a panel
+};
+
 struct MatmulKernels {
-    int panel_rows, panel_cols;
-    int64_t panel_scratch;
-    int64_t (*panel_bytes)(const Weights&);   // of a prepared row of x
-    int64_t (*vector_bytes)(const Weights&);  //
+    PanelShape (*panel_shape)(const Weights&);
+    int64_t (*vector_bytes)(const Weights&);  // of a prepared row of x
     // False: an element is not finite. A tile's rows interleaved; scratch holds vector_bytes for each of them.
     bool (*prepare_panel)(const Weights&, const float* const* x, int n, int64_t first, int64_t total, uint8_t* out,
                           uint8_t* scratch);

@@ -33,14 +33,17 @@ thread_local Workspace of_job, of_task;
 struct Split {
     const MatmulJob& job;
     const MatmulKernels& kernels;
-    int64_t panel_bytes, vector_bytes;
+    PanelShape panel;
+    int64_t vector_bytes;
 
     int64_t start(int64_t expert) const { return job.starts ? job.starts[expert] : expert ? job.n : 0; }
     int64_t count(int64_t expert) const { return start(expert + 1) - start(expert); }
     bool few(int64_t expert) const { return count(expert) <= VECTOR_ROWS; }
     bool vector(int64_t expert) const { return few(expert) && !job.weights.repacked; }
+    int64_t tile(int64_t expert) const { return vector(expert) ? 1 : few(expert) ? VECTOR_ROWS : panel.cols; }
+    Cut tiles(int64_t expert) const { return Cut(count(expert), tile(expert)); }
     const float* x(int64_t i) const { return job.x + (job.order ? job.order[i] : i) * job.weights.cols; }
-    int64_t place() const { return panel_bytes > vector_bytes ? panel_bytes : vector_bytes; }
+    int64_t place() const { return panel.bytes > vector_bytes ? panel.bytes : vector_bytes; }
 };
 
 struct Tile {
@@ -55,7 +58,7 @@ constexpr int64_t LEAST_RUN = 16;  // of rows, with few rows of x
 std::vector<Tile> tiles_of(const Split& split) {
     std::vector<Tile> tiles;
     for (int64_t e = 0; e < split.job.experts; e++) {
-        const Cut cut(split.count(e), split.vector(e) ? 1 : split.kernels.panel_cols);
+        const Cut cut = split.tiles(e);
         for (int64_t t = 0; t < cut.count; t++) tiles.push_back({e, split.start(e) + cut.first(t), cut.size(t)});
     }
     return tiles;
@@ -65,18 +68,17 @@ std::vector<Tile> tiles_of(const Split& split) {
 // order, and threads should end together.
 std::vector<Task> tasks_of(const Split& split, int threads) {
     std::vector<Task> tasks;
-    const int64_t rows = split.job.weights.rows, width = split.kernels.panel_cols;
+    const int64_t rows = split.job.weights.rows, step = split.panel.rows;
     for (int64_t e = 0; e < split.job.experts; e++) {
         if (split.few(e)) {
             for (int64_t row = 0, n; split.count(e) && row < rows; row += n) {
                 n = threads == 1 ? rows : std::max(LEAST_RUN, (rows - row) / (2 * threads));
                 n = std::min((n + 15) / 16 * 16, rows - row);
-                tasks.push_back({e, row, n, 0, Cut(split.count(e), width).count});
+                tasks.push_back({e, row, n, 0, split.tiles(e).count});
             }
             continue;
         }
-        const int64_t step = split.kernels.panel_rows;
-        const Cut runs(Cut(split.count(e), width).count, PANEL_COLUMNS / width);  // of tiles
+        const Cut runs(split.tiles(e).count, PANEL_COLUMNS / split.panel.cols);  // of tiles
         for (int64_t run = 0; run < runs.count; run++)
             for (int64_t row = 0; row < rows; row += step)
                 tasks.push_back({e, row, std::min(step, rows - row), runs.first(run), runs.first(run + 1)});
@@ -92,8 +94,7 @@ bool prepare(const Split& split, const Tile& tile, uint8_t* prepared) {
     for (int64_t i = 0; i < tile.n; i++) x[i] = split.x(tile.first + i);
     const int64_t start = split.start(tile.expert);
     return split.kernels.prepare_panel(w, x, static_cast<int>(tile.n), tile.first - start, split.count(tile.expert),
-                                       prepared + start * split.place(),
-                                       of_task.at_least(split.kernels.panel_cols * split.vector_bytes));
+                                       prepared + start * split.place(), of_task.at_least(tile.n * split.vector_bytes));
 }
 
 bool all_finite(const float* p, int64_t n) {
@@ -124,8 +125,8 @@ bool run(const Split& split, const Task& task, const uint8_t* prepared) {
         split.kernels.vector(vector);
     } else {
         split.kernels.panel({&job.weights, row, task.n_rows, x, n, task.first_tile, task.last_tile, order, start,
-                             job.out + task.first_row, rows, of_task.at_least(split.kernels.panel_scratch)});
-        const Cut tiles(n, split.kernels.panel_cols);
+                             job.out + task.first_row, rows, of_task.at_least(split.panel.scratch)});
+        const Cut tiles = split.tiles(task.expert);
         first = tiles.first(task.first_tile), last = tiles.first(task.last_tile);
     }
     bool finite = true;
@@ -164,7 +165,7 @@ std::vector<std::string> matmul_names() {
 }
 
 MatmulResult matmul(const MatmulKernels& kernels, const MatmulJob& job, int threads) {
-    const Split split = {job, kernels, kernels.panel_bytes(job.weights), kernels.vector_bytes(job.weights)};
+    const Split split = {job, kernels, kernels.panel_shape(job.weights), kernels.vector_bytes(job.weights)};
     uint8_t* prepared = of_job.at_least(job.n * split.place());
     const std::vector<Tile> tiles = tiles_of(split);
     std::atomic<bool> bad{false};

@@ -13,29 +13,37 @@ namespace QK_TIER {
 
 template <class R>
 constexpr int code_class() {  // formats that share a kernel
-    static_assert(R::MAX <= 63 || R::MAX > 127, "x would lie otherwise for the class than for the format");
+    static_assert(R::MAX <= 63 || R::MAX > 127, "x and panels would be others for the class than for the format");
     return !SIGNED_BYTES ? 255 : R::MAX <= 15 ? 15 : R::MAX <= 31 ? 31 : R::MAX <= 63 ? 63 : 255;
 }
 
+template <int MAX>
+constexpr int PANEL_ROWS = VECTORS<MAX> * LANES;
+
+template <int MAX>
 struct Stretch {
-    alignas(64) uint8_t codes[STRETCH_BLOCKS * 32 * PANEL_ROWS];  // [block][step][row][4]
-    alignas(64) float scales[STRETCH_BLOCKS * 2 * PANEL_ROWS];    // [block][sub][row]
-    alignas(64) float mins[STRETCH_BLOCKS * 2 * PANEL_ROWS];
+    static constexpr int ROWS = PANEL_ROWS<MAX>, BLOCKS = 8 * STRETCH<MAX>;
+    alignas(64) uint8_t codes[BLOCKS * 32 * ROWS];  // [block][step][row][4]
+    alignas(64) float scales[BLOCKS * 2 * ROWS];    // [block][sub][row]
+    alignas(64) float mins[BLOCKS * 2 * ROWS];
 };
 
+template <int MAX>
 struct SuperStretch;  // of super-blocks: super_panel.h
 
-template <class Tile>
+template <class R>
 struct PanelScratch {
-    Tile tile;
-    alignas(64) float sums[PANEL_COLUMNS * PANEL_ROWS];
+    static constexpr int MAX = code_class<R>();
+    std::conditional_t<R::SUPER, SuperStretch<MAX>, Stretch<MAX>> tile;
+    alignas(64) float sums[PANEL_COLUMNS * PANEL_ROWS<MAX>];
 };
 
 template <class R, int J>
 inline void unpack_block(const uint8_t* const (&chunk)[8], uint8_t* out) {
+    constexpr int ROWS = PANEL_ROWS<R::MAX>;
     Bytes rows[8];
     for (int r = 0; r < 8; r++) rows[r] = stored<R>(R::template codes<J>(chunk[r]));
-    store_transposed(rows, out + J * 32 * PANEL_ROWS, 4 * PANEL_ROWS);
+    store_transposed(rows, out + J * 32 * ROWS, 4 * ROWS);
 }
 
 template <class R, int... J>
@@ -50,13 +58,15 @@ inline RowsBlock<R> rows_of_panel(const Weights& w, int64_t row, int64_t n_rows,
 }
 
 template <class R>
-inline void unpack_repacked(const Weights& w, int64_t row, int64_t n_rows, int64_t first, int64_t last, Stretch& tile) {
-    for (int r = 0; r < PANEL_ROWS; r += LANES) {
+inline void unpack_repacked(const Weights& w, int64_t row, int64_t n_rows, int64_t first, int64_t last,
+                            Stretch<code_class<R>()>& tile) {
+    constexpr int ROWS = PANEL_ROWS<R::MAX>;
+    for (int r = 0; r < ROWS; r += LANES) {
         RowsBlock<R> block = rows_of_panel<R>(w, row, n_rows, r, first);
         for (int64_t b = first; b < last; b++, block.step()) {
-            const int64_t at = (b - first) * PANEL_ROWS;
+            const int64_t at = (b - first) * ROWS;
             for (int k = 0; k < 8; k++)
-                store_words(tile.codes + 4 * (8 * at + k * PANEL_ROWS + r), block.template codes<0>(k));
+                store_words(tile.codes + 4 * (8 * at + k * ROWS + r), block.template codes<0>(k));
             const RowScales scales = block.scales();
             store_sums(tile.scales + at + r, scales.scale);
             if (R::MINS) store_sums(tile.mins + at + r, scales.min);
@@ -66,11 +76,13 @@ inline void unpack_repacked(const Weights& w, int64_t row, int64_t n_rows, int64
 
 // Blocks first .. last of rows row .. row + n_rows; rows beyond repeat the last.
 template <class R>
-inline void unpack(const Weights& w, int64_t row, int64_t n_rows, int64_t first, int64_t last, Stretch& tile) {
+inline void unpack(const Weights& w, int64_t row, int64_t n_rows, int64_t first, int64_t last,
+                   Stretch<code_class<R>()>& tile) {
+    constexpr int ROWS = PANEL_ROWS<R::MAX>;
     for (int64_t b = first; b < last; b += 8) {
         const int m = static_cast<int>(last - b < 8 ? last - b : 8);
         const int64_t at = b - first;
-        for (int r = 0; r < PANEL_ROWS; r += 8) {
+        for (int r = 0; r < ROWS; r += 8) {
             const uint8_t* chunk[8];
             alignas(64) float scale[8][8 * R::SUBS], min[8][8 * R::SUBS];
             for (int i = 0; i < 8; i++) {
@@ -78,14 +90,13 @@ inline void unpack(const Weights& w, int64_t row, int64_t n_rows, int64_t first,
                 chunk[i] = from.codes + b / 8 * R::CHUNK_BYTES;
                 R::scales(from, b / 8, m, scale[i], min[i]);
             }
-            unpack_blocks<R>(chunk, m, tile.codes + (at * PANEL_ROWS * 8 + r) * 4,
-                             std::make_integer_sequence<int, 8>());
+            unpack_blocks<R>(chunk, m, tile.codes + (at * ROWS * 8 + r) * 4, std::make_integer_sequence<int, 8>());
             const auto transpose = [&](const float (&from)[8][8 * R::SUBS], float* to) {
                 for (int s = 0; s < R::SUBS; s++) {
                     Bytes rows[8];
                     for (int i = 0; i < 8; i++) rows[i] = load_bytes(reinterpret_cast<const uint8_t*>(from[i] + 8 * s));
-                    store_transposed(rows, reinterpret_cast<uint8_t*>(to + (at * R::SUBS + 8 * s) * PANEL_ROWS + r),
-                                     4 * PANEL_ROWS);
+                    store_transposed(rows, reinterpret_cast<uint8_t*>(to + (at * R::SUBS + 8 * s) * ROWS + r),
+                                     4 * ROWS);
                 }
             };
             transpose(scale, tile.scales);
@@ -96,35 +107,36 @@ inline void unpack(const Weights& w, int64_t row, int64_t n_rows, int64_t first,
 
 // sums[column][row] += the tile times COLS columns, whose blocks lie at x.
 template <int MAX, int SUBS, bool MINS, int COLS>
-static void multiply(const Stretch& tile, const uint8_t* x, int blocks, float* sums) {
+static void multiply(const Stretch<MAX>& tile, const uint8_t* x, int blocks, float* sums) {
     constexpr int STEPS = 8 / SUBS, X = FOUR<MAX> * COLS;  // bytes of a step
+    constexpr int ROWS = PANEL_ROWS<MAX>, V = VECTORS<MAX>;
     const uint8_t* codes = tile.codes;
     const float *scales = tile.scales, *mins = tile.mins;
     for (int b = 0; b < blocks; b++) {
         const float* step = reinterpret_cast<const float*>(x + 8 * X);
         const int32_t* start = reinterpret_cast<const int32_t*>(step + COLS);
         const float* sum = reinterpret_cast<const float*>(start + SUBS * COLS);
-        Sums total[COLS][VECTORS];
+        Sums total[COLS][V];
         not_kept(sums);
         for (int s = 0; s < SUBS; s++) {
-            Counts r[COLS][VECTORS];
-            dots<MAX, COLS, STEPS>(codes + s * STEPS * 4 * PANEL_ROWS, x + s * STEPS * X, start + s * COLS, r);
-            for (int v = 0; v < VECTORS; v++) {
-                const Sums scale = load_sums(scales + s * PANEL_ROWS + v * LANES);
-                const Sums min = MINS ? load_sums(mins + s * PANEL_ROWS + v * LANES) : scale;
+            Counts r[COLS][V];
+            dots<MAX, COLS, STEPS>(codes + s * STEPS * 4 * ROWS, x + s * STEPS * X, start + s * COLS, r);
+            for (int v = 0; v < V; v++) {
+                const Sums scale = load_sums(scales + s * ROWS + v * LANES);
+                const Sums min = MINS ? load_sums(mins + s * ROWS + v * LANES) : scale;
                 for (int c = 0; c < COLS; c++) {
                     Sums scaled = floats(r[c][v]) * scale;
                     if (MINS) scaled = scaled - min * set_sums(sum[s * COLS + c]);
                     total[c][v] = s ? total[c][v] + scaled : scaled;
                     if (s + 1 < SUBS) continue;
-                    float* to = sums + c * PANEL_ROWS + v * LANES;
+                    float* to = sums + c * ROWS + v * LANES;
                     store_sums(to, load_sums(to) + total[c][v] * set_sums(step[c]));
                 }
             }
         }
-        codes += 32 * PANEL_ROWS;
-        scales += SUBS * PANEL_ROWS;
-        mins += SUBS * PANEL_ROWS;
+        codes += 32 * ROWS;
+        scales += SUBS * ROWS;
+        mins += SUBS * ROWS;
         x += 8 * X + (4 + 4 * SUBS * (MINS ? 2 : 1)) * COLS;
     }
 }
@@ -143,36 +155,36 @@ inline void multiply_some(int cols, const Tile& tile, const uint8_t* x, int bloc
 template <class R, bool REPACKED>
 static void panel(const PanelTask& task) {
     const Weights& w = *task.weights;
-    using Tile = std::conditional_t<R::SUPER, SuperStretch, Stretch>;
-    auto& scratch = *reinterpret_cast<PanelScratch<Tile>*>(task.scratch);
-    const Cut tiles(task.n, PANEL_COLS);
+    constexpr int ROWS = PANEL_ROWS<R::MAX>, COLS = PANEL_COLS<R::MAX>, CHUNKS = STRETCH<R::MAX>, BLOCKS = 8 * CHUNKS;
+    auto& scratch = *reinterpret_cast<PanelScratch<R>*>(task.scratch);
+    const Cut tiles(task.n, COLS);
     const int64_t blocks = w.cols / 32;
     const int64_t first = tiles.first(task.first_tile), last = tiles.first(task.last_tile);
-    std::memset(scratch.sums, 0, static_cast<size_t>((last - first) * PANEL_ROWS) * sizeof(float));
-    for (int64_t b = 0; b < blocks; b += STRETCH_BLOCKS) {
-        const int m = static_cast<int>(blocks - b < STRETCH_BLOCKS ? blocks - b : STRETCH_BLOCKS);
+    std::memset(scratch.sums, 0, static_cast<size_t>((last - first) * ROWS) * sizeof(float));
+    for (int64_t b = 0; b < blocks; b += BLOCKS) {
+        const int m = static_cast<int>(blocks - b < BLOCKS ? blocks - b : BLOCKS);
         if constexpr (REPACKED)
             unpack_repacked<R>(w, task.first_row, task.n_rows, b, b + m, scratch.tile);
         else
             unpack<R>(w, task.first_row, task.n_rows, b, b + m, scratch.tile);
         // after the row's last stretch comes the next panel's first
-        const int64_t ahead_row = task.first_row + (b + m < blocks ? 0 : PANEL_ROWS), ahead_block = (b + m) % blocks;
+        const int64_t ahead_row = task.first_row + (b + m < blocks ? 0 : ROWS), ahead_block = (b + m) % blocks;
         constexpr int64_t BESIDE = REPACKED ? 16 : 1;  // rows
         Ahead ahead(w.codes + ahead_row * w.row_bytes + ahead_block / 8 * R::CHUNK_BYTES * BESIDE, w.row_bytes * BESIDE,
-                    STRETCH * R::CHUNK_BYTES * BESIDE, PANEL_ROWS / BESIDE, task.last_tile - task.first_tile);
+                    CHUNKS * R::CHUNK_BYTES * BESIDE, ROWS / BESIDE, task.last_tile - task.first_tile);
         for (int64_t t = task.first_tile; t < task.last_tile; t++) {
             ahead.fetch();
-            multiply_some<R, PANEL_COLS>(static_cast<int>(tiles.size(t)), scratch.tile,
-                                         task.x + place_of<R>(task.n, tiles.first(t), b, blocks), m,
-                                         scratch.sums + (tiles.first(t) - first) * PANEL_ROWS);
+            multiply_some<R, COLS>(static_cast<int>(tiles.size(t)), scratch.tile,
+                                   task.x + place_of<R>(task.n, tiles.first(t), b, blocks), m,
+                                   scratch.sums + (tiles.first(t) - first) * ROWS);
         }
     }
     for (int64_t c = first; c < last; c++) {
         const int64_t row = task.order ? task.order[c] : task.out_row + c;
         float* to = task.out + row * task.out_stride;
-        const float* from = scratch.sums + (c - first) * PANEL_ROWS;
-        if (task.n_rows == PANEL_ROWS)
-            std::memcpy(to, from, PANEL_ROWS * sizeof(float));  // of a known size, a few moves
+        const float* from = scratch.sums + (c - first) * ROWS;
+        if (task.n_rows == ROWS)
+            std::memcpy(to, from, ROWS * sizeof(float));  // of a known size, a few moves
         else
             std::memcpy(to, from, static_cast<size_t>(task.n_rows) * sizeof(float));
     }

@@ -40,7 +40,6 @@ inline Floats halves(const uint8_t* p, int m) {
 struct RowScales {
     Sums scale, min = set_sums(0);
 };
-constexpr int LANES = PANEL_ROWS / VECTORS;
 
 // MAX, OFFSET, SUBS and MINS of a format, and the bytes of 256 columns.
 template <int MAX_, int OFFSET_, int SUBS_, bool MINS_, int CHUNK_BYTES_>

@@ -129,9 +129,9 @@ template <class R, int COLS>
     }
 }
 
-// Rows first .. first + COLS of the expert's x, with sixteen rows of weights at r, r + apart ..: G times.
+// All COLS rows of the expert's x, with sixteen rows of weights at r, r + apart ..: G times.
 template <class R, int COLS, int G>
-static void repacked_sixteens(const PanelTask& task, int64_t first, int64_t r, int64_t apart) {
+static void repacked_sixteens(const PanelTask& task, int64_t r, int64_t apart) {
     const Weights& w = *task.weights;
     const int64_t blocks = w.cols / 32;
     constexpr int STEP = BLOCK<R> / 32, HALVES = 16 / LANES;
@@ -144,7 +144,7 @@ static void repacked_sixteens(const PanelTask& task, int64_t first, int64_t r, i
     }
     const uint8_t* x = nullptr;
     for (int64_t b = 0; b < blocks; b += STEP, x += bytes_of_blocks<R>(STEP) * COLS) {
-        if (b % STRETCH_BLOCKS == 0) x = task.x + place_of<R>(task.n, first, b, blocks);
+        if (b % (8 * STRETCH<R::MAX>) == 0) x = task.x + place_of<R>(COLS, 0, b, blocks);
         for (int g = 0; g < G; g++) {
             for (int h = 0; h < HALVES; h++) {
                 block[g].lane = h * LANES;
@@ -160,7 +160,7 @@ static void repacked_sixteens(const PanelTask& task, int64_t first, int64_t r, i
         for (int c = 0; c < COLS; c++) {
             float all[16];
             for (int h = 0; h < HALVES; h++) store_sums(all + h * LANES, sums[g][h][c]);
-            const int64_t at = r + g * apart, row = task.order ? task.order[first + c] : task.out_row + first + c;
+            const int64_t at = r + g * apart, row = task.order ? task.order[c] : task.out_row + c;
             const int64_t n = task.n_rows - at < 16 ? task.n_rows - at : 16;
             std::memcpy(task.out + row * task.out_stride + at, all, static_cast<size_t>(n) * sizeof(float));
         }
@@ -168,27 +168,24 @@ static void repacked_sixteens(const PanelTask& task, int64_t first, int64_t r, i
 
 // Several at once as in vector.h; super-blocks are read in two passes with AVX2, and lose by it.
 template <class R, int COLS>
-static void repacked_rows(const PanelTask& task, int64_t first) {
+static void repacked_rows(const PanelTask& task) {
     constexpr int G = COLS == 1 && REGISTERS == 16 && !R::SUPER ? 4 : 1;
     const int64_t part = task.n_rows / 16 / G * 16;
-    for (int64_t r = 0; r < part; r += 16) repacked_sixteens<R, COLS, G>(task, first, r, part);
-    for (int64_t r = G * part; r < task.n_rows; r += 16) repacked_sixteens<R, COLS, 1>(task, first, r, 0);
+    for (int64_t r = 0; r < part; r += 16) repacked_sixteens<R, COLS, G>(task, r, part);
+    for (int64_t r = G * part; r < task.n_rows; r += 16) repacked_sixteens<R, COLS, 1>(task, r, 0);
 }
 
 template <class R, int COLS>
-inline void repacked_some(int cols, const PanelTask& task, int64_t first) {
+inline void repacked_some(int cols, const PanelTask& task) {
     if (cols == COLS)
-        repacked_rows<R, COLS>(task, first);
+        repacked_rows<R, COLS>(task);
     else if constexpr (COLS > 1)
-        repacked_some<R, COLS - 1>(cols, task, first);
+        repacked_some<R, COLS - 1>(cols, task);
 }
 
 template <class R>
 static void repacked(const PanelTask& task) {
-    constexpr int MOST = PANEL_COLS < VECTOR_ROWS ? PANEL_COLS : VECTOR_ROWS;
-    const Cut tiles(task.n, PANEL_COLS);
-    for (int64_t t = task.first_tile; t < task.last_tile; t++)
-        repacked_some<R, MOST>(static_cast<int>(tiles.size(t)), task, tiles.first(t));
+    repacked_some<R, VECTOR_ROWS>(static_cast<int>(task.n), task);
 }
 
 }  // namespace QK_TIER

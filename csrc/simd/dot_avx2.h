@@ -5,7 +5,14 @@
 namespace quantkit {
 namespace QK_TIER {
 
-constexpr int PANEL_ROWS = 16, PANEL_COLS = 4, VECTORS = 2, VECTOR_COLS = 3, REGISTERS = 16;
+constexpr int LANES = 8, VECTOR_COLS = 3, REGISTERS = 16;
+// Signed codes can be operands from the tile, while x takes two loads: fewer rows of x, more of weights.
+template <int MAX>
+constexpr int VECTORS = MAX > 127 ? 4 : 2;
+template <int MAX>
+constexpr int PANEL_COLS = MAX > 127 ? 2 : 4;
+template <int MAX>
+constexpr int STRETCH = MAX > 127 ? 1 : 2;  // 8 KB of codes
 
 inline Ints widened_words(__m256i a) { return {_mm256_madd_epi16(a, _mm256_set1_epi16(1))}; }
 

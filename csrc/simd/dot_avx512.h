@@ -6,7 +6,13 @@
 namespace quantkit {
 namespace QK_TIER {
 
-constexpr int PANEL_ROWS = 48, PANEL_COLS = 4, VECTORS = 3, VECTOR_COLS = 3, REGISTERS = 32;
+constexpr int LANES = 16, VECTOR_COLS = 3, REGISTERS = 32;
+template <int MAX>
+constexpr int VECTORS = 3;
+template <int MAX>
+constexpr int PANEL_COLS = 4;
+template <int MAX>
+constexpr int STRETCH = 2;
 
 #if defined(QK_VNNI)
 constexpr bool SIGNED_BYTES = false;
@@ -109,26 +115,26 @@ struct RowDots {
 };
 
 // Sums come back in registers: a compiler that has inlined much in a file may stop before this.
-template <int MAX, int COLS, int STEPS>
+template <int MAX, int COLS, int STEPS, int V>
 [[gnu::always_inline]] inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start,
-                                        Counts (&r)[COLS][VECTORS]) {
-    __m512i s[COLS][VECTORS];
+                                        Counts (&r)[COLS][V]) {
+    __m512i s[COLS][V];
     for (int c = 0; c < COLS; c++)
-        for (int v = 0; v < VECTORS; v++) s[c][v] = _mm512_set1_epi32(start[c]);
+        for (int v = 0; v < V; v++) s[c][v] = _mm512_set1_epi32(start[c]);
 #pragma GCC unroll 8
     for (int k = 0; k < STEPS; k++) {
-        __m512i w[VECTORS];
-        for (int v = 0; v < VECTORS; v++) w[v] = _mm512_loadu_si512(tile + (k * VECTORS + v) * 64);
+        __m512i w[V];
+        for (int v = 0; v < V; v++) w[v] = _mm512_loadu_si512(tile + (k * V + v) * 64);
 #pragma GCC unroll 16
         for (int c = 0; c < COLS; c++) {
             int32_t four;
             std::memcpy(&four, x + 4 * (k * COLS + c), 4);
             const __m512i xc = _mm512_set1_epi32(four);
-            for (int v = 0; v < VECTORS; v++) s[c][v] = _mm512_dpbusd_epi32(s[c][v], w[v], xc);
+            for (int v = 0; v < V; v++) s[c][v] = _mm512_dpbusd_epi32(s[c][v], w[v], xc);
         }
     }
     for (int c = 0; c < COLS; c++)
-        for (int v = 0; v < VECTORS; v++) r[c][v].v = s[c][v];
+        for (int v = 0; v < V; v++) r[c][v].v = s[c][v];
 }
 
 #else

@@ -57,25 +57,24 @@ struct RowDots {
 };
 
 // Sums come back in registers: a compiler that has inlined much in a file may stop before this.
-template <int MAX, int COLS, int STEPS>
+template <int MAX, int COLS, int STEPS, int V>
 [[gnu::always_inline]] inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start,
-                                        Counts (&r)[COLS][VECTORS]) {
+                                        Counts (&r)[COLS][V]) {
     constexpr int RUN = run_length<MAX>() < STEPS ? run_length<MAX>() : STEPS, N = RUN < 2 ? 1 : 2;
     constexpr int X = (MAX > 127 ? 8 : 4) * COLS;  // bytes of a step of x
     static_assert(RUN * 2 * 127 * (MAX > 127 ? 128 : MAX) <= 32767, "an int16 overflows");
-    Counts s[COLS][VECTORS], p[COLS][VECTORS];
+    Counts s[COLS][V], p[COLS][V];
     for (int c = 0; c < COLS; c++)
-        for (int v = 0; v < VECTORS; v++) s[c][v] = set_counts(start[c]);
+        for (int v = 0; v < V; v++) s[c][v] = set_counts(start[c]);
 #pragma GCC unroll 8
     for (int k = 0; k < STEPS; k += N) {
-        Counts w[N][VECTORS];
+        Counts w[N][V];
         for (int i = 0; i < N; i++)
-            for (int v = 0; v < VECTORS; v++)
-                w[i][v] = load_codes(tile + ((k + i) * VECTORS + v) * static_cast<int>(sizeof(Counts)));
+            for (int v = 0; v < V; v++) w[i][v] = load_codes(tile + 4 * ((k + i) * V + v) * LANES);
 #pragma GCC unroll 16
         for (int c = 0; c < COLS; c++) {
             const PanelX<MAX, COLS> first(x + k * X + 4 * c), second(x + (k + N - 1) * X + 4 * c);
-            for (int v = 0; v < VECTORS; v++) {
+            for (int v = 0; v < V; v++) {
                 Counts& sum = p[c][v];
                 sum = k % RUN ? add_words(sum, first.products(w[0][v])) : first.products(w[0][v]);
                 if constexpr (N == 2) sum = add_words(sum, second.products(w[1][v]));
@@ -86,7 +85,7 @@ template <int MAX, int COLS, int STEPS>
         }
     }
     for (int c = 0; c < COLS; c++)
-        for (int v = 0; v < VECTORS; v++) r[c][v] = s[c][v];
+        for (int v = 0; v < V; v++) r[c][v] = s[c][v];
 }
 
 }  // namespace QK_TIER

@@ -8,7 +8,15 @@ namespace quantkit {
 namespace QK_TIER {
 
 constexpr bool SIGNED_BYTES = false;  // codes above 127 stay as they are
-constexpr int PANEL_ROWS = 8, PANEL_COLS = 1, VECTORS = 1;
+constexpr int LANES = 8;
+// By the largest code: vectors of rows of weights that are multiplied with how many rows of x at once, and how many
+// chunks of 256 columns of them lie in a tile.
+template <int MAX>
+constexpr int VECTORS = 1;
+template <int MAX>
+constexpr int PANEL_COLS = 1;
+template <int MAX>
+constexpr int STRETCH = 2;
 constexpr int VECTOR_COLS = 1;  // rows of x for which a vector product unpacks at once
 constexpr int REGISTERS = 0;    // of vectors
 
@@ -359,8 +367,8 @@ struct RowDots {
 };
 
 // r[c][0] lane l: start[c] plus the sum over STEPS steps of the four codes of row l times the four of column c.
-template <int MAX, int COLS, int STEPS>
-inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start, Counts (&r)[COLS][VECTORS]) {
+template <int MAX, int COLS, int STEPS, int V>
+inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start, Counts (&r)[COLS][V]) {
     for (int c = 0; c < COLS; c++) {
         int32_t s[8];
         for (int32_t& v : s) v = start[c];
