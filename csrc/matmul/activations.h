@@ -1,7 +1,9 @@
 // Rows of x as the products read them: int8 codes of blocks of 32 columns (or 256: super-blocks), x ~ step * code with
-// step = max |x| / 127, and the sums of codes that formats with an offset or a minimum need. A block below 2^-100
-// counts as zero.
+// step = max |x| / 127 (more where LIMITED_X), and the sums of codes that formats with an offset or a minimum need. A
+// block below 2^-100 counts as zero.
 #pragma once
+#include <cmath>
+
 #include "matmul/kernels.h"
 #include "matmul/nibbles.h"
 
@@ -105,8 +107,25 @@ struct WholeVector {
     }
 };
 
+// Whether the codes of four columns, 0, 1, 4 and 5, or 2, 3, 6 and 7, of eight come to at most 258: without VNNI they
+// are multiplied with codes of up to 127 into sums of 16 bits. Of 256 columns one is large already, so that steps are
+// seldom much larger by it. On every tier, since all give the same.
+template <class R>
+constexpr bool LIMITED_X = R::SUPER && R::MAX > 127;
+
+// A quarter of the largest sum of magnitudes of four such columns.
+static float quarter_of_largest_four(const float* x) {
+    float largest = 0;
+    for (int i = 0; i < 256; i += i % 4 ? 6 : 2) {
+        const auto at = [&](int k) { return std::fabs(x[i + k]) * 0.25f; };
+        const float sum = (at(0) + at(1)) + (at(4) + at(5));
+        largest = sum > largest ? sum : largest;
+    }
+    return largest;
+}
+
 // Codes, and their sums of four, of blocks of 32 with one step. False: an element is not finite.
-template <int BLOCKS>
+template <int BLOCKS, bool LIMIT = false>
 static bool quantize_block(const float* x, int8_t* codes, int32_t* fours, float& step) {
     const uint32_t bits = largest_magnitude_bits<32 * BLOCKS>(x);
     if (bits >= 0x7f800000u) return false;
@@ -116,11 +135,15 @@ static bool quantize_block(const float* x, int8_t* codes, int32_t* fours, float&
         step = 0;
         return true;
     }
-    float largest;
+    float largest, code = 127.0f;
     std::memcpy(&largest, &bits, 4);
-    step = largest / 127.0f;
+    if constexpr (LIMIT) {
+        const float quarter = quarter_of_largest_four(x);
+        if (quarter / 64.0f > largest / 127.0f) largest = quarter, code = 64.0f;
+    }
+    step = largest / code;
     for (int b = 0; b < BLOCKS; b++) {
-        store_codes(x + 32 * b, 127.0f / largest, codes + 32 * b);
+        store_codes(x + 32 * b, code / largest, codes + 32 * b);
         store_sums(codes + 32 * b, fours + 8 * b);
     }
     return true;
@@ -240,7 +263,7 @@ static bool prepare_super_panel(const float* const* x, int n, int64_t first, int
             int32_t fours[64];
             int16_t sums[8 * SUBS];
             float step;
-            if (!quantize_block<8>(x[c] + 32 * b, codes, fours, step)) return false;
+            if (!quantize_block<8, LIMITED_X<R>>(x[c] + 32 * b, codes, fours, step)) return false;
             for (int i = 0; i < 8; i++) {
                 const PanelCodes<R> block(codes + 32 * i);
                 block.put_codes(put);

@@ -14,7 +14,8 @@ namespace QK_TIER {
 template <class R>
 constexpr int code_class() {  // formats that share a kernel
     static_assert(R::MAX <= 63 || R::MAX > 127, "x and panels would be others for the class than for the format");
-    return !SIGNED_BYTES ? 255 : R::MAX <= 15 ? 15 : R::MAX <= 31 ? 31 : R::MAX <= 63 ? 63 : 255;
+    if (!SIGNED_BYTES) return 255;
+    return R::MAX <= 15 ? 15 : R::MAX <= 31 ? 31 : R::MAX <= 63 ? 63 : LIMITED_X<R> ? LIMITED : 255;
 }
 
 template <int MAX>

@@ -16,6 +16,7 @@ constexpr int STRETCH = 2;
 
 #if defined(QK_VNNI)
 constexpr bool SIGNED_BYTES = false;
+constexpr int LIMITED = 255;
 #endif
 
 struct Sums {

@@ -1,17 +1,19 @@
 // Panels without VNNI. maddubs adds two products u8 * s8 in an int16 that saturates, so codes of up to 63 are u8, and
 // added up only RUN times before they are widened; above that, codes are signed, and |x| <= 127 is the u8:
-// 2 * 128 * 127 = 32512 fits. Included after the words of a tier.
+// 2 * 128 * 127 = 32512 fits. Where x is limited, four of its codes that meet here come to at most 258, and two sums
+// fit: 258 * 127 = 32766. Included after the words of a tier.
 #pragma once
 
 namespace quantkit {
 namespace QK_TIER {
 
 constexpr bool SIGNED_BYTES = true;  // codes above 127 are stored minus 128
+constexpr int LIMITED = 254;         // a class of codes: signed, of at most 127, with limited x (activations.h)
 
 // Sums of two products that an int16 holds: a power of two, at most 8 (a block of 32 has no more).
 template <int MAX>
 constexpr int run_length() {
-    if (MAX > 127) return 1;
+    if (MAX > 127) return MAX == LIMITED ? 2 : 1;
     int run = 8;
     while (run * 2 * 127 * MAX > 32767) run /= 2;
     return run;
@@ -62,7 +64,7 @@ template <int MAX, int COLS, int STEPS, int V>
                                         Counts (&r)[COLS][V]) {
     constexpr int RUN = run_length<MAX>() < STEPS ? run_length<MAX>() : STEPS, N = RUN < 2 ? 1 : 2;
     constexpr int X = (MAX > 127 ? 8 : 4) * COLS;  // bytes of a step of x
-    static_assert(RUN * 2 * 127 * (MAX > 127 ? 128 : MAX) <= 32767, "an int16 overflows");
+    static_assert(MAX == LIMITED || RUN * 2 * 127 * (MAX > 127 ? 128 : MAX) <= 32767, "an int16 overflows");
     Counts s[COLS][V], p[COLS][V];
     for (int c = 0; c < COLS; c++)
         for (int v = 0; v < V; v++) s[c][v] = set_counts(start[c]);

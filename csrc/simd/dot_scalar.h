@@ -8,6 +8,7 @@ namespace quantkit {
 namespace QK_TIER {
 
 constexpr bool SIGNED_BYTES = false;  // codes above 127 stay as they are
+constexpr int LIMITED = 255;          // a class of codes of its own only where they have a sign
 constexpr int LANES = 8;
 // By the largest code: vectors of rows of weights that are multiplied with how many rows of x at once, and how many
 // chunks of 256 columns of them lie in a tile.

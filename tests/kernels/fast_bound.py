@@ -1,6 +1,7 @@
 """What the fast products may be off by, derived from the layout of the weights and from how csrc/matmul computes.
 
-x becomes codes of blocks with a step m / 127, m the block's largest |x|: half a step an element. The rest is rounding
+x becomes codes of blocks with a step m / 127, m the block's largest |x|, or in panels of iq4_xs a 256th of the largest
+sum of four of them if that is more: half a step an element. The rest is rounding
 in float32 of terms |x| (|scale * code| + |minimum|): at most sixteen a term (its scales, their product, the product
 with the integer sum, minimum, decoding itself, and the tree of lanes), and one for the sum over each block.
 The offset of codes is taken from integer sums. Panels of super-blocks cut these to sixteen bits besides.
@@ -59,16 +60,31 @@ class Operand:
         reach: (rows, cols / 32) at least |scale * code| + |minimum| in each 32 columns.
         lost: (rows, cols / 256) of super-blocks: what cutting sums takes at most, in steps of x; else None.
         whole_scales: few rows of x take its scales as whole numbers.
+        limited: panels keep four codes of x together below 258.
     """
 
     weights: Doubles
     reach: Doubles
     lost: Doubles | None = None
     whole_scales: bool = False
+    limited: bool = False
 
     def block(self, n: int) -> int:
         """Columns of n rows of x that share a step."""
         return 256 if self.lost is not None and (n > FEW or self.whole_scales) else 32
+
+    def steps(self, x: Floats) -> tuple[Floats, Floats]:
+        """Per block of x, (n, cols / block): a magnitude, and the code that it has. Their ratio is the step."""
+        size = self.block(len(x))
+        blocks = np.abs(x).reshape(len(x), x.shape[1] // size, size)
+        largest, code = blocks.max(axis=2), np.float32(127)
+        if not self.limited or len(x) <= FEW:
+            return largest, np.full_like(largest, code)
+        columns = blocks.reshape(*largest.shape, 32, 2, 2, 2) * np.float32(0.25)  # of eight: 0, 1, 4, 5; 2, 3, 6, 7
+        pairs = columns[..., 0] + columns[..., 1]
+        quarter = (pairs[..., 0, :] + pairs[..., 1, :]).max(axis=(2, 3))
+        more = quarter / np.float32(64) > largest / code
+        return np.where(more, quarter, largest), np.where(more, np.float32(64), code)
 
 
 def operand(packed: npt.NDArray[Any] | QuantizedTensor, name: str = "") -> Operand:
@@ -88,7 +104,8 @@ def operand(packed: npt.NDArray[Any] | QuantizedTensor, name: str = "") -> Opera
     span, size, shift = SUPER[name]
     scales = (np.abs(high - low) + 2.0**-22 * (np.abs(high) + np.abs(low))) / span  # low and high are rounded
     scales = scales.reshape(len(packed), -1, 256)[:, :, ::size].sum(axis=2)
-    return Operand(weights, reach, 2**shift // 2 * scales, whole_scales=name != "iq4_xs")
+    limited = name == "iq4_xs"
+    return Operand(weights, reach, 2**shift // 2 * scales, whole_scales=not limited, limited=limited)
 
 
 def _of_groups(qt: QuantizedTensor) -> Operand:
@@ -101,17 +118,18 @@ def _of_groups(qt: QuantizedTensor) -> Operand:
     return Operand(weights, reach)
 
 
-def quantized_activations(x: Floats, size: int) -> Doubles:
-    """What the products see: blocks rounded to 127ths of their largest magnitude."""
-    blocks = x.reshape(len(x), -1, size)
-    largest = np.abs(blocks).max(axis=2, keepdims=True)
-    codes = np.rint(blocks * (np.float32(127) / largest))
+def quantized_activations(x: Floats, w: Operand) -> Doubles:
+    """What the products see: codes of at most 127, times steps."""
+    largest, code = (each[..., np.newaxis] for each in w.steps(x))
+    size = w.block(len(x))
+    codes = np.rint(x.reshape(len(x), x.shape[1] // size, size) * (code / largest))
     assert np.abs(codes).max() <= 127
-    return (codes.astype(np.float64) * (largest / np.float32(127))).reshape(x.shape)
+    return (codes.astype(np.float64) * (largest / code)).reshape(x.shape)
 
 
-def _largest(x: npt.NDArray[Any], size: int) -> Doubles:
-    return np.abs(x).reshape(len(x), x.shape[1] // size, size).max(axis=2).astype(np.float64)
+def _steps(x: npt.NDArray[Any], w: Operand) -> Doubles:
+    largest, code = w.steps(x)
+    return largest.astype(np.float64) / code
 
 
 def computing(x: npt.NDArray[Any], w: Operand) -> Doubles:
@@ -119,11 +137,11 @@ def computing(x: npt.NDArray[Any], w: Operand) -> Doubles:
     size, cols = w.block(len(x)), x.shape[1]
     roundings = (cols / 32 + 16) * 2.0**-24
     seen = np.abs(x).astype(np.float64).reshape(len(x), cols // 32, 32).sum(axis=2)
-    seen += 32 / 254 * np.repeat(_largest(x, size), size // 32, axis=1)
+    seen += 32 / 2 * np.repeat(_steps(x, w), size // 32, axis=1)
     # a product of two scales that underflows is off by up to 2^-150, times an integer sum below 2^27
     lost = roundings / (1 - roundings) * (seen @ w.reach.T) + cols / 32 * 2.0**-123
     if len(x) > FEW and w.lost is not None:
-        lost += _largest(x, 256) / 127 @ w.lost.T
+        lost += _steps(x, w) @ w.lost.T
     return lost
 
 
@@ -132,5 +150,5 @@ def fast_bound(x: npt.NDArray[Any], w: Operand) -> Doubles:
     of steps and codes, blocks below 2^-100 that count as zero, and computing()."""
     size = w.block(len(x))
     magnitudes = np.abs(w.weights).reshape(len(w.weights), x.shape[1] // size, size).sum(axis=2)
-    steps = _largest(x, size) * (1 / 254 + 2.0**-22) + 2.0**-100
+    steps = _steps(x, w) * (0.5 + 2.0**-15) + 2.0**-100
     return steps @ magnitudes.T + computing(x, w)

@@ -15,9 +15,10 @@ m(b) of its block, so that beside float rounding
 
 With k-quants blocks are of 256 columns. So they are with iq4_xs, but for 1 to 3 rows of x with weights that are not
 repacked (RepackedTensor); and with these formats, but for those rows, sums of products with the codes of a scale s are
-cut to 16 bits, which adds sum_s h |s| m(b) / 127 with h = 1 (q4_k, q6_k), 2 (q5_k), 8 (iq4_xs) or 0 (q2_k, q3_k). As
-errors of either sign cancel, it is half a per cent of y to two and a half (docs/kernels.md has it measured for every
-format).
+cut to 16 bits, which adds sum_s h |s| m(b) / 127 with h = 1 (q4_k, q6_k), 2 (q5_k), 8 (iq4_xs) or 0 (q2_k, q3_k). There
+m(b) of iq4_xs is at least 127 / 256 of the largest sum of magnitudes of columns 0, 1, 4 and 5, or 2, 3, 6 and 7, of any
+eight, which lets products be added up in 16 bits. As errors of either sign cancel, it is half a per cent of y to two
+and a half (docs/kernels.md has it measured for every format).
 Blocks whose m(b) is below 2**-100 count as zero.
 """
 
