@@ -49,18 +49,18 @@ class GroupSearch {
         const F zero = set1(0.0f);
         scale = bias = divided_ = zero;
         least_ = set1(3e38f);
-        measure();
+        set_unit();
         const bool whole_row = x.n > 128;
         if constexpr (SYMMETRIC) {
-            try_line(plain_scale(), zero);
+            try_first_lines<true, 1>({{plain_scale(), zero}});
             const StepsList steps = list_of_steps(bits_, quick_);
             for (int k = 0; k < steps.count; k++) try_step(steps.steps[k]);
         } else {
             if (type_ == Scalar::f32)
-                quick_ ? try_plain_lines<false, 1>({mlx_line()}) : try_plain_lines<true, 1>({mlx_line()});
+                quick_ ? try_first_lines<false, 1>({mlx_line()}) : try_first_lines<true, 1>({mlx_line()});
             else
-                quick_ ? try_plain_lines<false, 2>({mlx_line(), covering_line()})
-                       : try_plain_lines<true, 2>({mlx_line(), covering_line()});
+                quick_ ? try_first_lines<false, 2>({mlx_line(), covering_line()})
+                       : try_first_lines<true, 2>({mlx_line(), covering_line()});
             const EndsList ends = ends_for(bits_, quick_);
             for (int k = 0; k < ends.count; k += 2) try_ends(ends.ends[k], ends.ends[k + 1], ends.clamped);
         }
@@ -95,7 +95,7 @@ class GroupSearch {
 
     F stored(F a) const { return stored_as(type_, a); }
 
-    void measure() {
+    void set_unit() {
         const F zero = set1(0.0f), one = set1(1.0f);
         if constexpr (SYMMETRIC) {
             base_ = zero;
@@ -108,25 +108,6 @@ class GroupSearch {
         even_unit_ = unit_ * up_;
         const M none = even_unit_ == zero;
         inverse_unit_ = select(none, zero, one / select(none, one, even_unit_));
-        F w = zero, u = zero, uu = zero;
-        for (int start = 0; start < x_.n; start += CHUNK) {
-            const int end = std::min(x_.n, start + CHUNK);
-            F some_w = zero, some_u = zero, some_uu = zero;
-            for (int i = start; i < end; i++) {
-                const F v = ((x_[i] - base_) * up_) * inverse_unit_, wv = w_[i] * v;
-                store(x_.u + i * L, v);
-                some_w = some_w + w_[i];
-                some_u = some_u + wv;
-                some_uu = some_uu + wv * v;
-            }
-            w = w + some_w;
-            u = u + some_u;
-            uu = uu + some_uu;
-        }
-        sum_w_ = std::is_same_v<W, Ones> ? set1(static_cast<float>(x_.n)) : w;
-        inverse_w_ = one / sum_w_;
-        sum_u_ = u;
-        sum_uu_ = uu;
     }
 
     // The power of two that brings a into [1, 2), or as near as there is one. |a| < 2^127.
@@ -174,21 +155,22 @@ class GroupSearch {
         for (int k = 0; k < K; k++) offer_all(lines[k], trials[k]);
     }
 
-    // The first is MLX's. Their codes may serve other scales and biases too.
+    // Before all others: u is made on the way. The first is MLX's unless symmetric. Their codes may serve other scales
+    // and biases too.
     template <bool FITS, int K>
-    void try_plain_lines(const Line (&lines)[K]) {
+    void try_first_lines(const Line (&lines)[K]) {
         Trial trials[K];
-        sum_lines<FITS>(lines, trials);
+        sum_lines<FITS, true>(lines, trials);
         for (int k = 0; k < K; k++) {
             offer(lines[k].scale, lines[k].bias, trials[k].first, trials[k].inverse, trials[k].sums);
             if (FITS) offer_fits(trials[k].first, trials[k].inverse, trials[k].sums);
-            if (k) continue;
+            if (k || SYMMETRIC) continue;
             least_ = least_ * set1(1 - 1.0f / 2048);  // so much may the sums be off
         }
     }
 
-    template <bool FITS, int K>
-    void sum_lines(const Line (&lines)[K], Trial (&trials)[K]) const {
+    template <bool FITS, bool FIRST = false, int K>
+    void sum_lines(const Line (&lines)[K], Trial (&trials)[K]) {
         const F zero = set1(0.0f), one = set1(1.0f);
         F first[K], inverse[K];
         for (int k = 0; k < K; k++) {
@@ -199,7 +181,7 @@ class GroupSearch {
             first[k] = SYMMETRIC ? set1(middle_) : ((base_ - lines[k].bias) * up_) * per_step;
         }
         Sums sums[K];
-        sum_misses<true, FITS>(first, inverse, sums);
+        sum_misses<true, FITS, FIRST>(first, inverse, sums);
         for (int k = 0; k < K; k++) trials[k] = {first[k], inverse[k], sums[k]};
     }
 
@@ -274,18 +256,27 @@ class GroupSearch {
         }
     }
 
-    // Of the codes nearest to u * inverse + first, K lines at a time.
-    template <bool CLAMP, bool FITS, int K>
-    void sum_misses(const F (&first)[K], const F (&inverse)[K], Sums (&sums)[K]) const {
+    // Of the codes nearest to u * inverse + first, K lines at a time. The first pass makes u, and its own sums.
+    template <bool CLAMP, bool FITS, bool FIRST = false, int K>
+    void sum_misses(const F (&first)[K], const F (&inverse)[K], Sums (&sums)[K]) {
         const F zero = set1(0.0f), top = set1(steps_);
         for (Sums& s : sums) s = {zero, zero, zero};
+        if (FIRST) sum_w_ = sum_u_ = sum_uu_ = zero;
         for (int start = 0; start < x_.n; start += CHUNK) {
             const int end = std::min(x_.n, start + CHUNK);
             Sums some[K];
             for (Sums& s : some) s = {zero, zero, zero};
+            F some_w = zero, some_u = zero, some_uu = zero;
             for (int i = start; i < end; i++) {
                 if (FITS) fetch_ahead(x_.next + i * x_.next_step);
-                const F u = load(x_.u + i * L);
+                const F u = FIRST ? ((x_[i] - base_) * up_) * inverse_unit_ : load(x_.u + i * L);
+                if (FIRST) {
+                    const F wu = w_[i] * u;
+                    store(x_.u + i * L, u);
+                    some_w = some_w + w_[i];
+                    some_u = some_u + wu;
+                    some_uu = some_uu + wu * u;
+                }
                 for (int k = 0; k < K; k++) {
                     const F t = u * inverse[k] + first[k];
                     F q = round(t);
@@ -299,7 +290,14 @@ class GroupSearch {
             }
             for (int k = 0; k < K; k++)
                 sums[k] = {sums[k].r + some[k].r, sums[k].rr + some[k].rr, sums[k].ru + some[k].ru};
+            if (!FIRST) continue;
+            sum_w_ = sum_w_ + some_w;
+            sum_u_ = sum_u_ + some_u;
+            sum_uu_ = sum_uu_ + some_uu;
         }
+        if (!FIRST) return;
+        if (std::is_same_v<W, Ones>) sum_w_ = set1(static_cast<float>(x_.n));
+        inverse_w_ = set1(1.0f) / sum_w_;
     }
 
     // Squared error, in units of u, of a trial's codes under a stored scale and bias: the miss of an element is

@@ -63,6 +63,14 @@ struct PanelCodes {
     int32_t start(int s) const { return sum(s) * start_factor<R>() + sum_of<R::SUBS>(taken, s); }
 };
 
+// Where scales are f16, sums of products start at the bits of 1.5 * 2^23, a float whose last bits are whole numbers.
+// Its product with an f16 is exact, so that one multiply-add takes it away again: nothing is converted.
+constexpr int32_t COUNT_FROM = 0x4b400000;
+template <bool HALVES>
+inline Sums times_scale(Counts sum, Sums scale) {
+    return HALVES ? fused(with_bits(sum), scale, scale * set_sums(-12582912.0f)) : floats(sum) * scale;
+}
+
 inline int64_t chunks_of(int64_t cols) { return (cols + 255) / 256; }
 
 // How few rows of x take a format: scales of super-blocks as whole numbers, where sums of two products fit in 16 bits
@@ -115,12 +123,14 @@ constexpr bool LIMITED_X = R::SUPER && R::MAX > 127;
 
 // A quarter of the largest sum of magnitudes of four such columns.
 static float quarter_of_largest_four(const float* x) {
-    float largest = 0;
-    for (int i = 0; i < 256; i += i % 4 ? 6 : 2) {
-        const auto at = [&](int k) { return std::fabs(x[i + k]) * 0.25f; };
-        const float sum = (at(0) + at(1)) + (at(4) + at(5));
-        largest = sum > largest ? sum : largest;
+    float twos[128], fours[64], largest;
+    for (int i = 0; i < 128; i++) twos[i] = std::fabs(x[2 * i]) * 0.25f + std::fabs(x[2 * i + 1]) * 0.25f;
+    for (int i = 0; i < 32; i++) {
+        fours[2 * i] = twos[4 * i] + twos[4 * i + 2];
+        fours[2 * i + 1] = twos[4 * i + 1] + twos[4 * i + 3];
     }
+    const uint32_t bits = largest_magnitude_bits<64>(fours);
+    std::memcpy(&largest, &bits, 4);
     return largest;
 }
 
@@ -186,8 +196,8 @@ static bool prepare_whole_vector(const float* x, int64_t cols, uint8_t* out) {
     return true;
 }
 
-// One block of a tile of n rows for a panel: step k's four codes of each row (k = 0..7), the rows' scales, each
-// (sub-)block's sums of codes times start_factor, and (MINS) the sums.
+// One block of a tile of n rows for a panel: step k's four codes of each row (k = 0..7), the rows' scales, what their
+// products start at, and (MINS) their sums of codes, negated.
 //
 // Eight blocks of super-blocks: of each block the codes, and the sums times start_factor, which round the shift as
 // well; then the rows' steps, and (MINS) the sums, two in a word.
@@ -195,7 +205,7 @@ template <class R>
 constexpr int64_t bytes_of_blocks(int64_t blocks) {
     constexpr int X = 8 * FOUR<R::MAX>;
     if (R::SUPER) return blocks / 8 * (8 * (X + 4 * R::SUBS) + 4 + (R::MINS ? 16 * R::SUBS : 0));
-    return blocks * (X + 4 + 4 * R::SUBS * (R::MINS ? 2 : 1));
+    return blocks * (X + (R::MINS ? 12 : 8));
 }
 
 // Where tile `first` .. of an expert's rows begins in a stretch of blocks, those of all its tiles side by side.
@@ -225,14 +235,11 @@ static bool prepare_panel(const float* const* x, int n, int64_t first, int64_t t
             const PanelCodes<R> block(from.codes + 32 * b);
             block.put_codes(put);
             put(from.scales(b / 8) + b % 8);
-            for (int s = 0; s < R::SUBS; s++) {
-                const int32_t start = block.start(s);
-                put(&start);
-            }
-            for (int s = 0; R::MINS && s < R::SUBS; s++) {
-                const float sum = static_cast<float>(block.sum(s));
-                put(&sum);
-            }
+            static_assert(!R::HALF_SCALES || 32 * 127 * R::MAX < 1 << 22, "sums are not the last bits of COUNT_FROM");
+            const int32_t start = block.start(0) + (R::HALF_SCALES ? COUNT_FROM : 0);
+            put(&start);
+            const float less = -static_cast<float>(block.sum(0));
+            if (R::MINS) put(&less);
         }
     }
     return true;

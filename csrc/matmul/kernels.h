@@ -1,6 +1,8 @@
 // What a tier compiles for products. A panel is some rows of weights, unpacked to bytes a stretch of columns at a time
 // and multiplied with tiles of some rows of x; a vector product unpacks in registers.
 #pragma once
+#include <cstring>
+
 #include "matmul/job.h"
 
 namespace quantkit {
@@ -16,6 +18,17 @@ struct Cut {
     int64_t first(int64_t part) const { return part * least + (part < longer ? part : longer); }
     int64_t size(int64_t part) const { return least + (part < longer); }
 };
+
+// static: what is compiled for one processor must not be taken for another
+static inline bool all_finite(const float* p, int64_t n) {
+    uint32_t all = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        std::memcpy(&bits, p + i, 4);
+        all |= (bits & 0x7fffffffu) + 0x00800000u;  // the top bit where the exponent is the largest
+    }
+    return !(all >> 31);
+}
 
 struct PanelTask {
     const Weights* weights;
@@ -51,7 +64,7 @@ struct MatmulKernels {
     bool (*prepare_panel)(const Weights&, const float* const* x, int n, int64_t first, int64_t total, uint8_t* out,
                           uint8_t* scratch);
     bool (*prepare_vector)(const Weights&, const float* x, uint8_t* out);
-    void (*panel)(const PanelTask&);
+    bool (*panel)(const PanelTask&);  // whether all that came out is finite
     void (*vector)(const VectorTask&);
     // Sixteen rows to repacked ones, or back; block formats.
     void (*repack)(const Weights&, const uint8_t* from, uint8_t* to, bool back);

@@ -97,16 +97,6 @@ bool prepare(const Split& split, const Tile& tile, uint8_t* prepared) {
                                        prepared + start * split.place(), of_task.at_least(tile.n * split.vector_bytes));
 }
 
-bool all_finite(const float* p, int64_t n) {
-    uint32_t all = 0;
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t bits;
-        std::memcpy(&bits, p + i, 4);
-        all |= (bits & 0x7fffffffu) + 0x00800000u;  // the top bit where the exponent is the largest
-    }
-    return !(all >> 31);
-}
-
 // Whether all that came out is finite.
 bool run(const Split& split, const Task& task, const uint8_t* prepared) {
     const MatmulJob& job = split.job;
@@ -114,23 +104,17 @@ bool run(const Split& split, const Task& task, const uint8_t* prepared) {
     const uint8_t* x = prepared + start * split.place();
     const int64_t row = task.expert * job.weights.rows_apart() + task.first_row;
     const int64_t* order = job.order ? job.order + start : nullptr;
-    const auto out = [&](int64_t i) { return job.out + (order ? order[i] : start + i) * rows + task.first_row; };
-    int64_t first = 0, last = n;
-    if (split.vector(task.expert)) {
-        VectorTask vector = {&job.weights, row, task.n_rows, {}, {}, static_cast<int>(n)};
-        for (int64_t i = 0; i < n; i++) {
-            vector.x[i] = x + i * split.place();
-            vector.out[i] = out(i);
-        }
-        split.kernels.vector(vector);
-    } else {
-        split.kernels.panel({&job.weights, row, task.n_rows, x, n, task.first_tile, task.last_tile, order, start,
-                             job.out + task.first_row, rows, of_task.at_least(split.panel.scratch)});
-        const Cut tiles = split.tiles(task.expert);
-        first = tiles.first(task.first_tile), last = tiles.first(task.last_tile);
+    if (!split.vector(task.expert))
+        return split.kernels.panel({&job.weights, row, task.n_rows, x, n, task.first_tile, task.last_tile, order, start,
+                                    job.out + task.first_row, rows, of_task.at_least(split.panel.scratch)});
+    VectorTask vector = {&job.weights, row, task.n_rows, {}, {}, static_cast<int>(n)};
+    for (int64_t i = 0; i < n; i++) {
+        vector.x[i] = x + i * split.place();
+        vector.out[i] = job.out + (order ? order[i] : start + i) * rows + task.first_row;
     }
+    split.kernels.vector(vector);
     bool finite = true;
-    for (int64_t i = first; i < last; i++) finite = all_finite(out(i), task.n_rows) && finite;
+    for (int64_t i = 0; i < n; i++) finite = all_finite(vector.out[i], task.n_rows) && finite;
     return finite;
 }
 

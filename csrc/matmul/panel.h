@@ -107,38 +107,33 @@ inline void unpack(const Weights& w, int64_t row, int64_t n_rows, int64_t first,
 }
 
 // sums[column][row] += the tile times COLS columns, whose blocks lie at x.
-template <int MAX, int SUBS, bool MINS, int COLS>
+template <int MAX, bool MINS, bool HALVES, int COLS>
 static void multiply(const Stretch<MAX>& tile, const uint8_t* x, int blocks, float* sums) {
-    constexpr int STEPS = 8 / SUBS, X = FOUR<MAX> * COLS;  // bytes of a step
+    constexpr int X = 8 * FOUR<MAX> * COLS;  // bytes of a block's codes
     constexpr int ROWS = PANEL_ROWS<MAX>, V = VECTORS<MAX>;
     const uint8_t* codes = tile.codes;
     const float *scales = tile.scales, *mins = tile.mins;
     for (int b = 0; b < blocks; b++) {
-        const float* step = reinterpret_cast<const float*>(x + 8 * X);
+        const float* step = reinterpret_cast<const float*>(x + X);
         const int32_t* start = reinterpret_cast<const int32_t*>(step + COLS);
-        const float* sum = reinterpret_cast<const float*>(start + SUBS * COLS);
-        Sums total[COLS][V];
+        const float* less = reinterpret_cast<const float*>(start + COLS);
         not_kept(sums);
-        for (int s = 0; s < SUBS; s++) {
-            Counts r[COLS][V];
-            dots<MAX, COLS, STEPS>(codes + s * STEPS * 4 * ROWS, x + s * STEPS * X, start + s * COLS, r);
-            for (int v = 0; v < V; v++) {
-                const Sums scale = load_sums(scales + s * ROWS + v * LANES);
-                const Sums min = MINS ? load_sums(mins + s * ROWS + v * LANES) : scale;
-                for (int c = 0; c < COLS; c++) {
-                    Sums scaled = floats(r[c][v]) * scale;
-                    if (MINS) scaled = scaled - min * set_sums(sum[s * COLS + c]);
-                    total[c][v] = s ? total[c][v] + scaled : scaled;
-                    if (s + 1 < SUBS) continue;
-                    float* to = sums + c * ROWS + v * LANES;
-                    store_sums(to, load_sums(to) + total[c][v] * set_sums(step[c]));
-                }
+        Counts r[COLS][V];
+        dots<MAX, COLS, 8>(codes, x, start, r);
+        for (int v = 0; v < V; v++) {
+            const Sums scale = load_sums(scales + v * LANES);
+            const Sums min = MINS ? load_sums(mins + v * LANES) : scale;
+            for (int c = 0; c < COLS; c++) {
+                Sums scaled = times_scale<HALVES>(r[c][v], scale);
+                if (MINS) scaled = fused(min, set_sums(less[c]), scaled);
+                float* to = sums + c * ROWS + v * LANES;
+                store_sums(to, fused(scaled, set_sums(step[c]), load_sums(to)));
             }
         }
         codes += 32 * ROWS;
-        scales += SUBS * ROWS;
-        mins += SUBS * ROWS;
-        x += 8 * X + (4 + 4 * SUBS * (MINS ? 2 : 1)) * COLS;
+        scales += ROWS;
+        mins += ROWS;
+        x += X + (MINS ? 12 : 8) * COLS;
     }
 }
 
@@ -148,13 +143,13 @@ inline void multiply_some(int cols, const Tile& tile, const uint8_t* x, int bloc
         if constexpr (R::SUPER)
             multiply<code_class<R>(), R::SUBS, R::MINS, shift_of<R>(), COLS>(tile, x, blocks, sums);
         else
-            multiply<code_class<R>(), R::SUBS, R::MINS, COLS>(tile, x, blocks, sums);
+            multiply<code_class<R>(), R::MINS, R::HALF_SCALES, COLS>(tile, x, blocks, sums);
     } else if constexpr (COLS > 1)
         multiply_some<R, COLS - 1>(cols, tile, x, blocks, sums);
 }
 
 template <class R, bool REPACKED>
-static void panel(const PanelTask& task) {
+static bool panel(const PanelTask& task) {
     const Weights& w = *task.weights;
     constexpr int ROWS = PANEL_ROWS<R::MAX>, COLS = PANEL_COLS<R::MAX>, CHUNKS = STRETCH<R::MAX>, BLOCKS = 8 * CHUNKS;
     auto& scratch = *reinterpret_cast<PanelScratch<R>*>(task.scratch);
@@ -189,6 +184,8 @@ static void panel(const PanelTask& task) {
         else
             std::memcpy(to, from, static_cast<size_t>(task.n_rows) * sizeof(float));
     }
+    // what went out is in no near cache, its rows being far apart
+    return all_finite(scratch.sums, (last - first) * ROWS);
 }
 
 }  // namespace QK_TIER

@@ -45,12 +45,13 @@ struct RowScales {
 template <int MAX_, int OFFSET_, int SUBS_, bool MINS_, int CHUNK_BYTES_>
 struct Shape {
     static constexpr int MAX = MAX_, OFFSET = OFFSET_, SUBS = SUBS_, CHUNK_BYTES = CHUNK_BYTES_;
-    static constexpr bool MINS = MINS_, SUPER = false;  // a super-block, see super_readers.h
+    static constexpr bool MINS = MINS_, HALF_SCALES = false, SUPER = false;  // a super-block, see super_readers.h
 };
 
 // Formats of 32 with one f16 scale at the start of a block.
 template <int MAX, int OFFSET, int BLOCK_BYTES>
 struct OneScale : Shape<MAX, OFFSET, 1, false, 8 * BLOCK_BYTES> {
+    static constexpr bool HALF_SCALES = true;
     static void scales(const Row& row, int64_t chunk, int m, float* scale, float*) {
         store_floats(scale, halves<BLOCK_BYTES>(row.codes + chunk * 8 * BLOCK_BYTES, m));
     }
@@ -66,6 +67,7 @@ constexpr bool ONE_SCALE = std::is_base_of_v<OneScale<R::MAX, R::OFFSET, R::CHUN
 // ... and the f16 value of code 0 after it.
 template <int MAX, int BLOCK_BYTES>
 struct ScaleAndMin : Shape<MAX, 0, 1, true, 8 * BLOCK_BYTES> {
+    static constexpr bool HALF_SCALES = true;
     static void scales(const Row& row, int64_t chunk, int m, float* scale, float* min) {
         const uint8_t* p = row.codes + chunk * 8 * BLOCK_BYTES;
         store_floats(scale, halves<BLOCK_BYTES>(p, m));

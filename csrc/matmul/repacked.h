@@ -43,14 +43,14 @@ template <class R, int J, int COLS>
 // sums += a block of 32 columns times COLS rows of x, as prepare_panel() lays them.
 template <class R, int COLS>
 [[gnu::always_inline]] inline void add_block(const RowsBlock<R>& block, const uint8_t* x, Sums (&sums)[COLS]) {
-    const uint8_t *step = x + 8 * FOUR<R::MAX> * COLS, *sum = step + 8 * COLS;
+    const uint8_t *step = x + 8 * FOUR<R::MAX> * COLS, *less = step + 8 * COLS;
     Counts dots[COLS];
     dots_of_block<R, 0>(block, x, dots);
     const RowScales scales = block.scales();
     for (int c = 0; c < COLS; c++) {
-        Sums scaled = floats(dots[c]) * scales.scale;
-        if (R::MINS) scaled = scaled - scales.min * same_sums(sum + 4 * c);
-        sums[c] = sums[c] + scaled * same_sums(step + 4 * c);
+        Sums scaled = times_scale<R::HALF_SCALES>(dots[c], scales.scale);
+        if (R::MINS) scaled = fused(scales.min, same_sums(less + 4 * c), scaled);
+        sums[c] = fused(scaled, same_sums(step + 4 * c), sums[c]);
     }
 }
 
@@ -131,7 +131,7 @@ template <class R, int COLS>
 
 // All COLS rows of the expert's x, with sixteen rows of weights at r, r + apart ..: G times.
 template <class R, int COLS, int G>
-static void repacked_sixteens(const PanelTask& task, int64_t r, int64_t apart) {
+static bool repacked_sixteens(const PanelTask& task, int64_t r, int64_t apart) {
     const Weights& w = *task.weights;
     const int64_t blocks = w.cols / 32;
     constexpr int STEP = BLOCK<R> / 32, HALVES = 16 / LANES;
@@ -156,6 +156,7 @@ static void repacked_sixteens(const PanelTask& task, int64_t r, int64_t apart) {
             block[g].step();
         }
     }
+    bool finite = true;
     for (int g = 0; g < G; g++)
         for (int c = 0; c < COLS; c++) {
             float all[16];
@@ -163,29 +164,32 @@ static void repacked_sixteens(const PanelTask& task, int64_t r, int64_t apart) {
             const int64_t at = r + g * apart, row = task.order ? task.order[c] : task.out_row + c;
             const int64_t n = task.n_rows - at < 16 ? task.n_rows - at : 16;
             std::memcpy(task.out + row * task.out_stride + at, all, static_cast<size_t>(n) * sizeof(float));
+            finite = all_finite(all, 16) && finite;  // rows that fill up to sixteen give zeros
         }
+    return finite;
 }
 
 // Several at once as in vector.h; super-blocks are read in two passes with AVX2, and lose by it.
 template <class R, int COLS>
-static void repacked_rows(const PanelTask& task) {
+static bool repacked_rows(const PanelTask& task) {
     constexpr int G = COLS == 1 && REGISTERS == 16 && !R::SUPER ? 4 : 1;
     const int64_t part = task.n_rows / 16 / G * 16;
-    for (int64_t r = 0; r < part; r += 16) repacked_sixteens<R, COLS, G>(task, r, part);
-    for (int64_t r = G * part; r < task.n_rows; r += 16) repacked_sixteens<R, COLS, 1>(task, r, 0);
+    bool finite = true;
+    for (int64_t r = 0; r < part; r += 16) finite = repacked_sixteens<R, COLS, G>(task, r, part) && finite;
+    for (int64_t r = G * part; r < task.n_rows; r += 16) finite = repacked_sixteens<R, COLS, 1>(task, r, 0) && finite;
+    return finite;
 }
 
 template <class R, int COLS>
-inline void repacked_some(int cols, const PanelTask& task) {
-    if (cols == COLS)
-        repacked_rows<R, COLS>(task);
-    else if constexpr (COLS > 1)
-        repacked_some<R, COLS - 1>(cols, task);
+inline bool repacked_some(int cols, const PanelTask& task) {
+    if constexpr (COLS > 1)
+        if (cols < COLS) return repacked_some<R, COLS - 1>(cols, task);
+    return repacked_rows<R, COLS>(task);
 }
 
 template <class R>
-static void repacked(const PanelTask& task) {
-    repacked_some<R, VECTOR_ROWS>(static_cast<int>(task.n), task);
+static bool repacked(const PanelTask& task) {
+    return repacked_some<R, VECTOR_ROWS>(static_cast<int>(task.n), task);
 }
 
 }  // namespace QK_TIER

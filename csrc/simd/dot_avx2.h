@@ -21,7 +21,10 @@ inline Sums load_sums(const float* p) { return load_floats(p); }
 inline void store_sums(float* p, Sums a) { store_floats(p, a); }
 inline Sums set_sums(float x) { return set_floats(x); }
 
+inline Sums fused(Sums a, Sums b, Sums c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+
 using Counts = Ints;
+inline Sums with_bits(Counts a) { return {_mm256_castsi256_ps(a.v)}; }
 inline Counts load_counts(const int32_t* p) { return load_ints(p); }
 inline Counts set_counts(int32_t x) { return {_mm256_set1_epi32(x)}; }
 template <int SHIFT>

@@ -28,11 +28,13 @@ inline Sums set_sums(float x) { return {_mm512_set1_ps(x)}; }
 inline Sums operator*(Sums a, Sums b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline Sums operator+(Sums a, Sums b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Sums operator-(Sums a, Sums b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline Sums fused(Sums a, Sums b, Sums c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 
 struct Counts {
     __m512i v;
 };
 inline Sums floats(Counts a) { return {_mm512_cvtepi32_ps(a.v)}; }
+inline Sums with_bits(Counts a) { return {_mm512_castsi512_ps(a.v)}; }
 inline Counts load_counts(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
 inline Counts set_counts(int32_t x) { return {_mm512_set1_epi32(x)}; }
 template <int SHIFT>

@@ -1,5 +1,6 @@
 // Words of the products, in plain loops: the reading of every operation. Wider tiers give the same bits.
 #pragma once
+#include <cmath>
 #include <cstring>
 
 #include "formats/scalars.h"
@@ -276,8 +277,17 @@ using Sums = Floats;
 inline Sums load_sums(const float* p) { return load_floats(p); }
 inline void store_sums(float* p, Sums a) { store_floats(p, a); }
 inline Sums set_sums(float x) { return set_floats(x); }
+inline Sums fused(Sums a, Sums b, Sums c) {  // a * b + c, rounded once
+    for (int l = 0; l < 8; l++) c.v[l] = std::fma(a.v[l], b.v[l], c.v[l]);
+    return c;
+}
 
 using Counts = Ints;
+inline Sums with_bits(Counts a) {
+    Sums r;
+    std::memcpy(r.v, a.v, 32);
+    return r;
+}
 inline Counts load_counts(const int32_t* p) { return load_ints(p); }
 inline Counts set_counts(int32_t x) {
     Counts r;

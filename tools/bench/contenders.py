@@ -138,7 +138,7 @@ class Quantkit(OfTier):
         return dequantize(source[:4], format, threads=1)
 
     def encode_groups(self, weights: Handle, bits: int, group_size: int, threads: int, dtype: str) -> float:
-        source, kernels = attach(weights), self._kernels
+        source, kernels = own(weights), self._kernels  # MLX copies them too
         given = source if dtype == "f32" else (source.view(np.uint32) >> 16).astype(np.uint16)
         self._job = lambda: kernels.quantize_groups(given, bits, group_size, scale_dtype=dtype, threads=threads)
         packed = kernels.quantize_groups(given, bits, group_size, scale_dtype=dtype)

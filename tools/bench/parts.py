@@ -261,11 +261,11 @@ def decode(bench: Bench, format: str, rows: int = 2048) -> Iterator[Record]:
                 )  # fmt: skip
 
 
-def groups(bench: Bench, bits: int = 4, group_size: int = 64, rows: int = 1024) -> Iterator[Record]:
+def groups(bench: Bench, bits: int = 4, group_size: int = 64) -> Iterator[Record]:
     """Group quantization and products with it."""
     format = f"int{bits} g{group_size}"
     rng = np.random.default_rng(0)
-    exact = weights_of(rng, rows, bench.cols)
+    exact = weights_of(rng, bench.rows, bench.cols)
     cut = (exact.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
     for dtype, source in (("f32", exact), ("bf16", cut)):
         weights = share(source)
@@ -273,7 +273,7 @@ def groups(bench: Bench, bits: int = 4, group_size: int = 64, rows: int = 1024) 
         for threads in bench.threads:
             group = bench.of("quantkit", "mlx")
             errors = bench.able(group, "encode_groups", weights.handle, bits, group_size, threads, dtype)
-            for label, seconds in bench.measured(errors, 5, threads)[0].items():
+            for label, seconds in bench.measured(errors, 7, threads)[0].items():
                 yield Record(
                     "encode groups", name, threads, label, seconds, float(weights.array.size), "M/s",
                     error=errors[label],
