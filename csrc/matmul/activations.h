@@ -199,13 +199,20 @@ static bool prepare_whole_vector(const float* x, int64_t cols, uint8_t* out) {
 // One block of a tile of n rows for a panel: step k's four codes of each row (k = 0..7), the rows' scales, what their
 // products start at, and (MINS) their sums of codes, negated.
 //
-// Eight blocks of super-blocks: of each block the codes, and the sums times start_factor, which round the shift as
-// well; then the rows' steps, and (MINS) the sums, two in a word.
+// Eight blocks of super-blocks: of each block the codes, and what products start at, which rounds the shift as well;
+// then the rows' steps, and (MINS) the sums, two in a word. LIMITED_X has in place of starts such words of what is
+// START times less.
+template <class R>
+constexpr int bytes_of_block() {
+    if (LIMITED_X<R>) return 8 * FOUR<R::MAX>;
+    return 8 * FOUR<R::MAX> + (R::SUPER ? 4 * R::SUBS : R::MINS ? 12 : 8);
+}
+template <class R>
+constexpr int START = start_factor<R>() == 0 ? 1 : start_factor<R>();
 template <class R>
 constexpr int64_t bytes_of_blocks(int64_t blocks) {
-    constexpr int X = 8 * FOUR<R::MAX>;
-    if (R::SUPER) return blocks / 8 * (8 * (X + 4 * R::SUBS) + 4 + (R::MINS ? 16 * R::SUBS : 0));
-    return blocks * (X + (R::MINS ? 12 : 8));
+    return blocks * bytes_of_block<R>() +
+           (R::SUPER ? blocks / 8 * (4 + (R::MINS || LIMITED_X<R> ? 16 * R::SUBS : 0)) : 0);
 }
 
 // Where tile `first` .. of an expert's rows begins in a stretch of blocks, those of all its tiles side by side.
@@ -245,9 +252,10 @@ static bool prepare_panel(const float* const* x, int n, int64_t first, int64_t t
     return true;
 }
 
-// Sums of (sub-)blocks of super-blocks are shifted right, so that two go into a word.
+// Sums of (sub-)blocks of super-blocks are shifted right, so that two go into a word; not those of LIMITED_X.
 template <class R>
 constexpr int shift_of() {
+    if (LIMITED_X<R>) return 0;
     const int largest = 127 * 32 / R::SUBS * (R::MAX - R::OFFSET > R::OFFSET ? R::MAX - R::OFFSET : R::OFFSET);
     int shift = 0;
     while ((largest + (1 << shift) / 2) >> shift > 32767) shift++;
@@ -275,14 +283,15 @@ static bool prepare_super_panel(const float* const* x, int n, int64_t first, int
                 const PanelCodes<R> block(codes + 32 * i);
                 block.put_codes(put);
                 for (int s = 0; s < SUBS; s++) {
-                    sums[SUBS * i + s] = static_cast<int16_t>(block.sum(s));
+                    sums[SUBS * i + s] = static_cast<int16_t>(R::MINS ? block.sum(s) : block.start(s) / START<R>);
+                    if (LIMITED_X<R>) continue;
                     // a half goes up in one and down in the next: all up would add up
                     const int32_t start = block.start(s) + (ROUND ? ROUND - (SUBS * i + s) % 2 : 0);
                     put(&start);
                 }
             }
             put(&step);
-            for (int s = 0; R::MINS && s < 8 * SUBS; s += 2) put(sums + s);
+            for (int s = 0; (R::MINS || LIMITED_X<R>) && s < 8 * SUBS; s += 2) put(sums + s);
         }
     }
     return true;

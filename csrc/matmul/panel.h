@@ -25,8 +25,8 @@ template <int MAX>
 struct Stretch {
     static constexpr int ROWS = PANEL_ROWS<MAX>, BLOCKS = 8 * STRETCH<MAX>;
     alignas(64) uint8_t codes[BLOCKS * 32 * ROWS];  // [block][step][row][4]
-    alignas(64) float scales[BLOCKS * 2 * ROWS];    // [block][sub][row]
-    alignas(64) float mins[BLOCKS * 2 * ROWS];
+    alignas(64) float scales[BLOCKS * ROWS];        // [block][row]
+    alignas(64) float mins[BLOCKS * ROWS];
 };
 
 template <int MAX>
@@ -79,26 +79,24 @@ inline void unpack_repacked(const Weights& w, int64_t row, int64_t n_rows, int64
 template <class R>
 inline void unpack(const Weights& w, int64_t row, int64_t n_rows, int64_t first, int64_t last,
                    Stretch<code_class<R>()>& tile) {
+    static_assert(R::SUBS == 1, "a block has one scale");
     constexpr int ROWS = PANEL_ROWS<R::MAX>;
     for (int64_t b = first; b < last; b += 8) {
         const int m = static_cast<int>(last - b < 8 ? last - b : 8);
         const int64_t at = b - first;
         for (int r = 0; r < ROWS; r += 8) {
             const uint8_t* chunk[8];
-            alignas(64) float scale[8][8 * R::SUBS], min[8][8 * R::SUBS];
+            alignas(64) float scale[8][8], min[8][8];
             for (int i = 0; i < 8; i++) {
                 const Row from = row_of(w, row + (r + i < n_rows ? r + i : n_rows - 1));
                 chunk[i] = from.codes + b / 8 * R::CHUNK_BYTES;
                 R::scales(from, b / 8, m, scale[i], min[i]);
             }
             unpack_blocks<R>(chunk, m, tile.codes + (at * ROWS * 8 + r) * 4, std::make_integer_sequence<int, 8>());
-            const auto transpose = [&](const float (&from)[8][8 * R::SUBS], float* to) {
-                for (int s = 0; s < R::SUBS; s++) {
-                    Bytes rows[8];
-                    for (int i = 0; i < 8; i++) rows[i] = load_bytes(reinterpret_cast<const uint8_t*>(from[i] + 8 * s));
-                    store_transposed(rows, reinterpret_cast<uint8_t*>(to + (at * R::SUBS + 8 * s) * ROWS + r),
-                                     4 * ROWS);
-                }
+            const auto transpose = [&](const float (&from)[8][8], float* to) {
+                Bytes rows[8];
+                for (int i = 0; i < 8; i++) rows[i] = load_bytes(reinterpret_cast<const uint8_t*>(from[i]));
+                store_transposed(rows, reinterpret_cast<uint8_t*>(to + at * ROWS + r), 4 * ROWS);
             };
             transpose(scale, tile.scales);
             if (R::MINS) transpose(min, tile.mins);
@@ -141,7 +139,7 @@ template <class R, int COLS, class Tile>
 inline void multiply_some(int cols, const Tile& tile, const uint8_t* x, int blocks, float* sums) {
     if (cols == COLS) {
         if constexpr (R::SUPER)
-            multiply<code_class<R>(), R::SUBS, R::MINS, shift_of<R>(), COLS>(tile, x, blocks, sums);
+            multiply<R, COLS>(tile, x, blocks, sums);
         else
             multiply<code_class<R>(), R::MINS, R::HALF_SCALES, COLS>(tile, x, blocks, sums);
     } else if constexpr (COLS > 1)

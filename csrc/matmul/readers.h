@@ -1,7 +1,6 @@
 // How each format's codes and scales are read for products: w = scale * (code - OFFSET) - min, code <= MAX.
 //   codes<J>(chunk)       block J of a chunk of 256 columns: 32 codes in order
-//   scales(row, chunk, m, scale, min)   of its first m blocks, SUBS for each block; 0 (min: +0) for the blocks after
-//   them
+//   scales(row, chunk, m, scale, min)   of its first m blocks; 0 (min: +0) for the blocks after them
 // and of LANES rows that are repacked (repacked.h):
 //   rows_code<0>(k, at)      step k of a block: four codes of each row, where at(i) are word i of each
 //   rows_scales(odd, at)     scale and min of each row, where at odd are their bytes beside whole words

@@ -30,7 +30,8 @@ template <class R, int J, int COLS>
 [[gnu::always_inline]] inline void dots_of_block(const RowsBlock<R>& block, const uint8_t* x, Counts (&found)[COLS]) {
     constexpr int X = FOUR<R::MAX> * COLS;  // bytes of a step
     RowDots<R::MAX, COLS> sums[COLS];
-    for (int c = 0; c < COLS; c++) sums[c].start(load_i32(x + 8 * X + (R::SUPER ? 0 : 4 * COLS) + 4 * c));
+    for (int c = 0; c < COLS; c++)
+        sums[c].start(LIMITED_X<R> ? 0 : load_i32(x + 8 * X + (R::SUPER ? 0 : 4 * COLS) + 4 * c));
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
         const int k = TWO_STEPS<R> ? i / 2 + i % 2 * 4 : i;
@@ -58,7 +59,8 @@ template <class R, int COLS>
 template <class R, int FROM, int STEPS, int FIRST, int COLS, int N, int... J>
 [[gnu::always_inline]] inline void dots_of_steps(const RowsBlock<R>& block, const uint8_t* x, Counts (&found)[N][COLS],
                                                  std::integer_sequence<int, J...>) {
-    constexpr int X = FOUR<R::MAX> * COLS, EACH = 8 * X + 4 * R::SUBS * COLS;
+    static_assert(!LIMITED_X<R>, "sums would start at what is no start");
+    constexpr int X = FOUR<R::MAX> * COLS, EACH = bytes_of_block<R>() * COLS;
     RowDots<R::MAX, COLS> sums[N][COLS];
     for (int j = 0; j < N; j++)
         for (int c = 0; c < COLS; c++)
@@ -79,7 +81,7 @@ template <class R, int FROM, int STEPS, int FIRST, int COLS, int N, int... J>
 template <class R, int G, int COLS>
 [[gnu::always_inline]] inline void add_group(const RowsBlock<R>& block, const uint8_t* x, const Counts* scales,
                                              Counts (&total)[COLS]) {
-    constexpr int N = 8 / R::GROUPS, FIRST = G * N, STEPS = 8 / R::SUBS, EACH = (8 * FOUR<R::MAX> + 4 * R::SUBS) * COLS;
+    constexpr int N = 8 / R::GROUPS, FIRST = G * N, STEPS = 8 / R::SUBS, EACH = bytes_of_block<R>() * COLS;
     Counts found[R::SUBS][N][COLS];
     x += FIRST * EACH;
     if constexpr (TWO_STEPS<R>) {
@@ -96,7 +98,11 @@ template <class R, int G, int COLS>
         for (int c = 0; c < COLS; c++) {
             const Counts low = R::SUBS == 1 ? found[0][2 * p][c] : found[0][p][c];
             const Counts high = R::SUBS == 1 ? found[0][2 * p + 1][c] : found[1][p][c];
-            total[c] = add_halves(total[c], halves_of<shift_of<R>()>(low, high), scales[FIRST * R::SUBS / 2 + p]);
+            const Counts scale = scales[FIRST * R::SUBS / 2 + p];
+            if constexpr (LIMITED_X<R>)
+                total[c] = add(total[c], add(times(low, low_of(scale)), times(high, high_of(scale))));
+            else
+                total[c] = add_halves(total[c], halves_of<shift_of<R>()>(low, high), scale);
         }
 }
 
@@ -114,17 +120,20 @@ template <class R, int COLS>
     block.pairs(scales, mins);
     const RowScales d = block.scales();
     in_order();
-    for (Counts& all : total) all = set_counts(0);
+    const uint8_t *step = x + 8 * bytes_of_block<R>() * COLS, *two = step + 4 * COLS;
+    const auto with_sums = [&](const Counts(&pairs)[PAIRS], int c) {
+        Counts sum = set_counts(0);
+        for (int p = 0; p < PAIRS; p++) sum = add_halves(sum, pairs[p], set_counts(load_i32(two + 4 * (p * COLS + c))));
+        return sum;
+    };
+    for (int c = 0; c < COLS; c++) {
+        total[c] = LIMITED_X<R> ? with_sums(scales, c) : set_counts(0);
+        if (LIMITED_X<R> && START<R> != 1) total[c] = times(total[c], set_counts(START<R>));
+    }
     add_groups<R>(block, x, scales, total, std::make_integer_sequence<int, R::GROUPS>());
-    const uint8_t *step = x + 8 * (8 * FOUR<R::MAX> + 4 * R::SUBS) * COLS, *two = step + 4 * COLS;
     for (int c = 0; c < COLS; c++) {
         Sums all = floats(total[c]) * (d.scale * set_sums(1 << shift_of<R>()));
-        if constexpr (R::MINS) {
-            Counts below = set_counts(0);
-            for (int p = 0; p < PAIRS; p++)
-                below = add_halves(below, mins[p], set_counts(load_i32(two + 4 * (p * COLS + c))));
-            all = all - floats(below) * d.min;
-        }
+        if constexpr (R::MINS) all = all - floats(with_sums(mins, c)) * d.min;
         sums[c] = sums[c] + all * same_sums(step + 4 * c);
     }
 }

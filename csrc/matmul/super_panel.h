@@ -1,6 +1,7 @@
 // Panels of super-blocks of 256. Their scales are whole numbers, and so are the sums that they scale: two of those, cut
 // to sixteen bits each, take one integer product, where floats would take four. With x in blocks of 256 nothing becomes
-// a float before the end of a super-block.
+// a float before the end of a super-block. Where x is limited (iq4_xs), sums are scaled as they are widened, and
+// nothing is cut.
 #pragma once
 #include "matmul/panel.h"
 #include "matmul/super_readers.h"
@@ -12,8 +13,9 @@ template <int MAX>
 struct SuperStretch {
     static constexpr int ROWS = PANEL_ROWS<MAX>, CHUNKS = STRETCH<MAX>;
     alignas(64) uint8_t codes[CHUNKS * 256 * ROWS];  // [block][step][row][4]
-    alignas(64) int32_t pairs[CHUNKS * 16 * ROWS];   // [chunk][pair of scales, then of minima][row]
-    alignas(64) float d[CHUNKS * ROWS];              // [chunk][row]; times what sums were shifted
+    // [chunk][pair of scales, then of minima (LIMITED_X: each scale, for dots) from 8 on][row]
+    alignas(64) int32_t pairs[CHUNKS * 16 * ROWS];
+    alignas(64) float d[CHUNKS * ROWS];  // [chunk][row]; times what sums were shifted
     alignas(64) float dmin[CHUNKS * ROWS];
 };
 
@@ -31,6 +33,18 @@ inline void unpack_block(const uint8_t* runs, uint8_t* out) {
 template <class R, int... J>
 inline void unpack_blocks(const uint8_t* runs, uint8_t* out, std::integer_sequence<int, J...>) {
     (unpack_block<R, J>(runs, out), ...);
+}
+
+// The scales of LIMITED_X, one of each row in a lane.
+template <class R>
+inline void unpack_scales(int32_t* pairs) {
+    constexpr int ROWS = PANEL_ROWS<R::MAX>;
+    for (int i = 0; LIMITED_X<R> && i < 4 * ROWS; i += LANES) {
+        const Counts two = load_counts(pairs + i);
+        int32_t* each = pairs + (8 + i / ROWS * 2) * ROWS + i % ROWS;
+        store_counts(each, scale_of_dots(low_of(two)));
+        store_counts(each + ROWS, scale_of_dots(high_of(two)));
+    }
 }
 
 template <class R>
@@ -62,6 +76,7 @@ inline void unpack(const Weights& w, int64_t row, int64_t n_rows, int64_t first,
                 store_transposed(rows, runs + run * 32 * ROWS + 4 * r, 4 * ROWS);
             }
         }
+        unpack_scales<R>(tile.pairs + chunk * 16 * ROWS);
         unpack_blocks<R>(runs, tile.codes + chunk * 256 * ROWS, std::make_integer_sequence<int, 8>());
     }
 }
@@ -90,13 +105,16 @@ inline void unpack_repacked(const Weights& w, int64_t row, int64_t n_rows, int64
             if (R::MINS) store_sums(tile.dmin + chunk * ROWS + r, d.min);
         }
     }
+    for (int64_t chunk = 0; first + 8 * chunk < last; chunk++) unpack_scales<R>(tile.pairs + chunk * 16 * ROWS);
 }
 
 // sums[column][row] += the tile times COLS columns, whose blocks lie at x.
-template <int MAX, int SUBS, bool MINS, int SHIFT, int COLS>
-static void multiply(const SuperStretch<MAX>& tile, const uint8_t* x, int blocks, float* sums) {
+template <class R, int COLS>
+static void multiply(const SuperStretch<code_class<R>()>& tile, const uint8_t* x, int blocks, float* sums) {
+    constexpr int MAX = code_class<R>(), SUBS = R::SUBS, SHIFT = shift_of<R>();
     constexpr int STEPS = 8 / SUBS, X = FOUR<MAX> * COLS;  // bytes of a step
     constexpr int ROWS = PANEL_ROWS<MAX>, V = VECTORS<MAX>;
+    constexpr bool MINS = R::MINS;
     const uint8_t* codes = tile.codes;
     for (int chunk = 0; 8 * chunk < blocks; chunk++) {
         const int32_t *scales = tile.pairs + chunk * 16 * ROWS, *mins = scales + 4 * SUBS * ROWS;
@@ -104,7 +122,24 @@ static void multiply(const SuperStretch<MAX>& tile, const uint8_t* x, int blocks
         Counts total[COLS][V];
         for (int c = 0; c < COLS; c++)
             for (int v = 0; v < V; v++) total[c][v] = set_counts(0);
-        for (int p = 0; p < 4 * SUBS; p++) {
+        if constexpr (LIMITED_X<R>) {
+            const int32_t* two = reinterpret_cast<const int32_t*>(x + 64 * X + 4 * COLS);
+            for (int c = 0; c < COLS; c++)
+                for (int v = 0; v < V; v++) {
+                    for (int p = 0; p < 4; p++)
+                        total[c][v] = add_halves(total[c][v], load_counts(scales + p * ROWS + v * LANES),
+                                                 set_counts(two[p * COLS + c]));
+                    if (START<R> != 1) total[c][v] = times(total[c][v], set_counts(START<R>));
+                }
+            for (int b = 0; b < 8; b++) {
+                Counts scale[V];
+                for (int v = 0; v < V; v++) scale[v] = load_counts(scales + (8 + b) * ROWS + v * LANES);
+                add_scaled_dots<MAX, COLS, 8>(codes, x, scale, total);
+                codes += 32 * ROWS;
+                x += 8 * X;
+            }
+        }
+        for (int p = 0; !LIMITED_X<R> && p < 4 * SUBS; p++) {
             Counts r[2][COLS][V];
             // (sub-)blocks 2 p and 2 p + 1: of two blocks, or of one
             constexpr int NEXT = SUBS == 1 ? 8 * X + 4 * COLS : STEPS * X;
@@ -136,7 +171,7 @@ static void multiply(const SuperStretch<MAX>& tile, const uint8_t* x, int blocks
                 store_sums(to, load_sums(to) + all * set_sums(step[c]));
             }
         }
-        x += (4 + (MINS ? 16 * SUBS : 0)) * COLS;
+        x += (4 + (MINS || LIMITED_X<R> ? 16 * SUBS : 0)) * COLS;
     }
 }
 

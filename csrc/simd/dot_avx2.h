@@ -35,6 +35,13 @@ inline Counts add_halves(Counts total, Counts a, Counts b) {
     return {_mm256_add_epi32(total.v, _mm256_madd_epi16(a.v, b.v))};
 }
 
+inline Counts times(Counts a, Counts b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
+inline Counts low_of(Counts pair) { return {_mm256_srai_epi32(_mm256_slli_epi32(pair.v, 16), 16)}; }
+inline Counts high_of(Counts pair) { return {_mm256_srai_epi32(pair.v, 16)}; }
+inline Counts scale_of_dots(Counts scale) {  // in both halves
+    return {_mm256_blend_epi16(scale.v, _mm256_slli_epi32(scale.v, 16), 0xaa)};
+}
+
 using Words = Bytes;
 inline Words load_words(const uint8_t* p) { return load_bytes(p); }
 inline void store_words(uint8_t* p, Words a) { store_bytes(p, a); }
@@ -84,6 +91,7 @@ inline Counts load_codes(const uint8_t* p) { return {load_32(p)}; }
 inline Counts byte_products(Counts u8, Counts s8) { return {_mm256_maddubs_epi16(u8.v, s8.v)}; }
 inline Counts either(Counts a, Counts b) { return {_mm256_xor_si256(a.v, b.v)}; }
 inline Counts add_words(Counts a, Counts b) { return {_mm256_add_epi16(a.v, b.v)}; }
+inline Counts pair_products(Counts a, Counts b) { return {_mm256_madd_epi16(a.v, b.v)}; }
 inline Counts widened_pairs(Counts a) { return widened_words(a.v); }
 inline Counts add(Counts a, Counts b) { return {_mm256_add_epi32(a.v, b.v)}; }
 

@@ -49,6 +49,10 @@ inline Counts add_halves(Counts total, Counts a, Counts b) {
     return {_mm512_add_epi32(total.v, _mm512_madd_epi16(a.v, b.v))};
 #endif
 }
+inline Counts add(Counts a, Counts b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline Counts times(Counts a, Counts b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+inline Counts low_of(Counts pair) { return {_mm512_srai_epi32(_mm512_slli_epi32(pair.v, 16), 16)}; }
+inline Counts high_of(Counts pair) { return {_mm512_srai_epi32(pair.v, 16)}; }
 
 struct Words {
     __m512i v;
@@ -140,13 +144,27 @@ template <int MAX, int COLS, int STEPS, int V>
         for (int v = 0; v < V; v++) r[c][v].v = s[c][v];
 }
 
+inline Counts scale_of_dots(Counts scale) { return scale; }
+template <int MAX, int COLS, int STEPS, int V>
+[[gnu::always_inline]] inline void add_scaled_dots(const uint8_t* tile, const uint8_t* x, const Counts (&scale)[V],
+                                                   Counts (&total)[COLS][V]) {
+    const int32_t zeros[COLS] = {};
+    Counts r[COLS][V];
+    dots<MAX, COLS, STEPS>(tile, x, zeros, r);
+    for (int c = 0; c < COLS; c++)
+        for (int v = 0; v < V; v++) total[c][v] = add(total[c][v], times(r[c][v], scale[v]));
+}
+
 #else
 inline Counts load_codes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 inline Counts byte_products(Counts u8, Counts s8) { return {_mm512_maddubs_epi16(u8.v, s8.v)}; }
 inline Counts either(Counts a, Counts b) { return {_mm512_xor_si512(a.v, b.v)}; }
 inline Counts add_words(Counts a, Counts b) { return {_mm512_add_epi16(a.v, b.v)}; }
+inline Counts pair_products(Counts a, Counts b) { return {_mm512_madd_epi16(a.v, b.v)}; }
 inline Counts widened_pairs(Counts a) { return {_mm512_madd_epi16(a.v, _mm512_set1_epi16(1))}; }
-inline Counts add(Counts a, Counts b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline Counts scale_of_dots(Counts scale) {  // in both halves
+    return {_mm512_mask_blend_epi16(0xaaaaaaaau, scale.v, _mm512_slli_epi32(scale.v, 16))};
+}
 #endif
 
 }  // namespace QK_TIER

@@ -58,16 +58,16 @@ struct RowDots {
     }
 };
 
-// Sums come back in registers: a compiler that has inlined much in a file may stop before this.
-template <int MAX, int COLS, int STEPS, int V>
-[[gnu::always_inline]] inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start,
-                                        Counts (&r)[COLS][V]) {
+// r += the products; widen(words, v) makes int32 of sums of 16 bits. They come back in registers: a compiler that has
+// inlined much in a file may stop before this.
+template <int MAX, int COLS, int STEPS, int V, class Widen>
+[[gnu::always_inline]] inline void add_dots(const uint8_t* tile, const uint8_t* x, Widen widen, Counts (&r)[COLS][V]) {
     constexpr int RUN = run_length<MAX>() < STEPS ? run_length<MAX>() : STEPS, N = RUN < 2 ? 1 : 2;
     constexpr int X = (MAX > 127 ? 8 : 4) * COLS;  // bytes of a step of x
     static_assert(MAX == LIMITED || RUN * 2 * 127 * (MAX > 127 ? 128 : MAX) <= 32767, "an int16 overflows");
     Counts s[COLS][V], p[COLS][V];
     for (int c = 0; c < COLS; c++)
-        for (int v = 0; v < V; v++) s[c][v] = set_counts(start[c]);
+        for (int v = 0; v < V; v++) s[c][v] = r[c][v];
 #pragma GCC unroll 8
     for (int k = 0; k < STEPS; k += N) {
         Counts w[N][V];
@@ -81,13 +81,28 @@ template <int MAX, int COLS, int STEPS, int V>
                 sum = k % RUN ? add_words(sum, first.products(w[0][v])) : first.products(w[0][v]);
                 if constexpr (N == 2) sum = add_words(sum, second.products(w[1][v]));
                 const bool whole = (k + N) % RUN == 0;
-                if (whole) s[c][v] = add(s[c][v], widened_pairs(sum));
+                if (whole) s[c][v] = add(s[c][v], widen(sum, v));
                 computed((whole ? s[c][v] : sum).v);
             }
         }
     }
     for (int c = 0; c < COLS; c++)
         for (int v = 0; v < V; v++) r[c][v] = s[c][v];
+}
+
+template <int MAX, int COLS, int STEPS, int V>
+[[gnu::always_inline]] inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start,
+                                        Counts (&r)[COLS][V]) {
+    for (int c = 0; c < COLS; c++)
+        for (int v = 0; v < V; v++) r[c][v] = set_counts(start[c]);
+    add_dots<MAX, COLS, STEPS>(tile, x, [](Counts words, int) { return widened_pairs(words); }, r);
+}
+
+// A scale costs no more than the ones that widen: it takes their place.
+template <int MAX, int COLS, int STEPS, int V>
+[[gnu::always_inline]] inline void add_scaled_dots(const uint8_t* tile, const uint8_t* x, const Counts (&scale)[V],
+                                                   Counts (&total)[COLS][V]) {
+    add_dots<MAX, COLS, STEPS>(tile, x, [&](Counts words, int v) { return pair_products(words, scale[v]); }, total);
 }
 
 }  // namespace QK_TIER

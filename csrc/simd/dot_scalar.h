@@ -308,6 +308,20 @@ inline Counts add_halves(Counts total, Counts a, Counts b) {
     return total;
 }
 
+inline Counts add(Counts a, Counts b) { return a + b; }
+inline Counts times(Counts a, Counts b) {
+    for (int l = 0; l < 8; l++) a.v[l] *= b.v[l];
+    return a;
+}
+inline Counts low_of(Counts pair) {  // its int16, as whole numbers
+    for (int32_t& v : pair.v) v = static_cast<int16_t>(v);
+    return pair;
+}
+inline Counts high_of(Counts pair) {
+    for (int32_t& v : pair.v) v >>= 16;
+    return pair;
+}
+
 // Repacked weights: four bytes of each row in a lane.
 using Words = Bytes;
 inline Words load_words(const uint8_t* p) { return load_bytes(p); }
@@ -389,6 +403,17 @@ inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start, Co
                     s[l] += tile[k * 32 + 4 * l + i] * static_cast<int8_t>(x[4 * (k * COLS + c) + i]);
         for (int l = 0; l < 8; l++) r[c][0].v[l] = s[l];
     }
+}
+
+// total += such sums, from 0, times the scale of a row, an int16 that scale_of_dots() makes ready.
+inline Counts scale_of_dots(Counts scale) { return scale; }
+template <int MAX, int COLS, int STEPS, int V>
+inline void add_scaled_dots(const uint8_t* tile, const uint8_t* x, const Counts (&scale)[V], Counts (&total)[COLS][V]) {
+    const int32_t zeros[COLS] = {};
+    Counts r[COLS][V];
+    dots<MAX, COLS, STEPS>(tile, x, zeros, r);
+    for (int c = 0; c < COLS; c++)
+        for (int v = 0; v < V; v++) total[c][v] = add(total[c][v], times(r[c][v], scale[v]));
 }
 
 }  // namespace QK_TIER

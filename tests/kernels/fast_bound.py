@@ -4,7 +4,7 @@ x becomes codes of blocks with a step m / 127, m the block's largest |x|, or in 
 sum of four of them if that is more: half a step an element. The rest is rounding
 in float32 of terms |x| (|scale * code| + |minimum|): at most sixteen a term (its scales, their product, the product
 with the integer sum, minimum, decoding itself, and the tree of lanes), and one for the sum over each block.
-The offset of codes is taken from integer sums. Panels of super-blocks cut these to sixteen bits besides.
+The offset of codes is taken from integer sums. Panels of super-blocks but iq4_xs cut these to sixteen bits besides.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SUPER: dict[str, tuple[int, int, int]] = {
     "q4_k": (15, 32, 1),
     "q5_k": (31, 32, 2),
     "q6_k": (63, 16, 1),
-    "iq4_xs": (240, 32, 4),
+    "iq4_xs": (240, 32, 0),
 }
 
 
