@@ -200,19 +200,21 @@ static bool prepare_whole_vector(const float* x, int64_t cols, uint8_t* out) {
 // products start at, and (MINS) their sums of codes, negated.
 //
 // Eight blocks of super-blocks: of each block the codes, and what products start at, which rounds the shift as well;
-// then the rows' steps, and (MINS) the sums, two in a word. LIMITED_X has in place of starts such words of what is
-// START times less.
+// then the rows' steps, and (MINS) the sums, two in a word, or such words of starts (STARTS_APART).
+template <class R>
+constexpr bool STARTS_APART = LIMITED_X<R> && SIGNED_BYTES;
 template <class R>
 constexpr int bytes_of_block() {
-    if (LIMITED_X<R>) return 8 * FOUR<R::MAX>;
+    if (STARTS_APART<R>) return 8 * FOUR<R::MAX>;
     return 8 * FOUR<R::MAX> + (R::SUPER ? 4 * R::SUBS : R::MINS ? 12 : 8);
 }
 template <class R>
-constexpr int START = start_factor<R>() == 0 ? 1 : start_factor<R>();
+constexpr int bytes_after_blocks() {  // of a super-block
+    return 4 + (R::MINS || STARTS_APART<R> ? 16 * R::SUBS : 0);
+}
 template <class R>
 constexpr int64_t bytes_of_blocks(int64_t blocks) {
-    return blocks * bytes_of_block<R>() +
-           (R::SUPER ? blocks / 8 * (4 + (R::MINS || LIMITED_X<R> ? 16 * R::SUBS : 0)) : 0);
+    return blocks * bytes_of_block<R>() + (R::SUPER ? blocks / 8 * bytes_after_blocks<R>() : 0);
 }
 
 // Where tile `first` .. of an expert's rows begins in a stretch of blocks, those of all its tiles side by side.
@@ -283,15 +285,15 @@ static bool prepare_super_panel(const float* const* x, int n, int64_t first, int
                 const PanelCodes<R> block(codes + 32 * i);
                 block.put_codes(put);
                 for (int s = 0; s < SUBS; s++) {
-                    sums[SUBS * i + s] = static_cast<int16_t>(R::MINS ? block.sum(s) : block.start(s) / START<R>);
-                    if (LIMITED_X<R>) continue;
+                    sums[SUBS * i + s] = static_cast<int16_t>(STARTS_APART<R> ? block.start(s) : block.sum(s));
+                    if (STARTS_APART<R>) continue;
                     // a half goes up in one and down in the next: all up would add up
                     const int32_t start = block.start(s) + (ROUND ? ROUND - (SUBS * i + s) % 2 : 0);
                     put(&start);
                 }
             }
             put(&step);
-            for (int s = 0; (R::MINS || LIMITED_X<R>) && s < 8 * SUBS; s += 2) put(sums + s);
+            for (int s = 0; (R::MINS || STARTS_APART<R>) && s < 8 * SUBS; s += 2) put(sums + s);
         }
     }
     return true;

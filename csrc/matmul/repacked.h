@@ -31,7 +31,7 @@ template <class R, int J, int COLS>
     constexpr int X = FOUR<R::MAX> * COLS;  // bytes of a step
     RowDots<R::MAX, COLS> sums[COLS];
     for (int c = 0; c < COLS; c++)
-        sums[c].start(LIMITED_X<R> ? 0 : load_i32(x + 8 * X + (R::SUPER ? 0 : 4 * COLS) + 4 * c));
+        sums[c].start(STARTS_APART<R> ? 0 : load_i32(x + 8 * X + (R::SUPER ? 0 : 4 * COLS) + 4 * c));
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
         const int k = TWO_STEPS<R> ? i / 2 + i % 2 * 4 : i;
@@ -59,7 +59,7 @@ template <class R, int COLS>
 template <class R, int FROM, int STEPS, int FIRST, int COLS, int N, int... J>
 [[gnu::always_inline]] inline void dots_of_steps(const RowsBlock<R>& block, const uint8_t* x, Counts (&found)[N][COLS],
                                                  std::integer_sequence<int, J...>) {
-    static_assert(!LIMITED_X<R>, "sums would start at what is no start");
+    static_assert(!STARTS_APART<R>, "sums would start at what is no start");
     constexpr int X = FOUR<R::MAX> * COLS, EACH = bytes_of_block<R>() * COLS;
     RowDots<R::MAX, COLS> sums[N][COLS];
     for (int j = 0; j < N; j++)
@@ -126,10 +126,7 @@ template <class R, int COLS>
         for (int p = 0; p < PAIRS; p++) sum = add_halves(sum, pairs[p], set_counts(load_i32(two + 4 * (p * COLS + c))));
         return sum;
     };
-    for (int c = 0; c < COLS; c++) {
-        total[c] = LIMITED_X<R> ? with_sums(scales, c) : set_counts(0);
-        if (LIMITED_X<R> && START<R> != 1) total[c] = times(total[c], set_counts(START<R>));
-    }
+    for (int c = 0; c < COLS; c++) total[c] = STARTS_APART<R> ? with_sums(scales, c) : set_counts(0);
     add_groups<R>(block, x, scales, total, std::make_integer_sequence<int, R::GROUPS>());
     for (int c = 0; c < COLS; c++) {
         Sums all = floats(total[c]) * (d.scale * set_sums(1 << shift_of<R>()));

@@ -122,23 +122,22 @@ static void multiply(const SuperStretch<code_class<R>()>& tile, const uint8_t* x
         Counts total[COLS][V];
         for (int c = 0; c < COLS; c++)
             for (int v = 0; v < V; v++) total[c][v] = set_counts(0);
-        if constexpr (LIMITED_X<R>) {
+        if constexpr (STARTS_APART<R>) {
             const int32_t* two = reinterpret_cast<const int32_t*>(x + 64 * X + 4 * COLS);
             for (int c = 0; c < COLS; c++)
-                for (int v = 0; v < V; v++) {
+                for (int v = 0; v < V; v++)
                     for (int p = 0; p < 4; p++)
                         total[c][v] = add_halves(total[c][v], load_counts(scales + p * ROWS + v * LANES),
                                                  set_counts(two[p * COLS + c]));
-                    if (START<R> != 1) total[c][v] = times(total[c][v], set_counts(START<R>));
-                }
+        }
+        if constexpr (LIMITED_X<R>)
             for (int b = 0; b < 8; b++) {
                 Counts scale[V];
                 for (int v = 0; v < V; v++) scale[v] = load_counts(scales + (8 + b) * ROWS + v * LANES);
-                add_scaled_dots<MAX, COLS, 8>(codes, x, scale, total);
+                add_scaled_dots<MAX, COLS, 8>(codes, x, reinterpret_cast<const int32_t*>(x + 8 * X), scale, total);
                 codes += 32 * ROWS;
-                x += 8 * X;
+                x += bytes_of_block<R>() * COLS;
             }
-        }
         for (int p = 0; !LIMITED_X<R> && p < 4 * SUBS; p++) {
             Counts r[2][COLS][V];
             // (sub-)blocks 2 p and 2 p + 1: of two blocks, or of one
@@ -171,7 +170,7 @@ static void multiply(const SuperStretch<code_class<R>()>& tile, const uint8_t* x
                 store_sums(to, load_sums(to) + all * set_sums(step[c]));
             }
         }
-        x += (4 + (MINS || LIMITED_X<R> ? 16 * SUBS : 0)) * COLS;
+        x += bytes_after_blocks<R>() * COLS;
     }
 }
 

@@ -100,8 +100,8 @@ template <int MAX, int COLS, int STEPS, int V>
 
 // A scale costs no more than the ones that widen: it takes their place.
 template <int MAX, int COLS, int STEPS, int V>
-[[gnu::always_inline]] inline void add_scaled_dots(const uint8_t* tile, const uint8_t* x, const Counts (&scale)[V],
-                                                   Counts (&total)[COLS][V]) {
+[[gnu::always_inline]] inline void add_scaled_dots(const uint8_t* tile, const uint8_t* x, const int32_t*,
+                                                   const Counts (&scale)[V], Counts (&total)[COLS][V]) {
     add_dots<MAX, COLS, STEPS>(tile, x, [&](Counts words, int v) { return pair_products(words, scale[v]); }, total);
 }
 

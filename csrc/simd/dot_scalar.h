@@ -405,13 +405,14 @@ inline void dots(const uint8_t* tile, const uint8_t* x, const int32_t* start, Co
     }
 }
 
-// total += such sums, from 0, times the scale of a row, an int16 that scale_of_dots() makes ready.
+// total += such sums times the scale of a row, an int16 that scale_of_dots() makes ready. Where bytes have a sign they
+// start at 0 (STARTS_APART).
 inline Counts scale_of_dots(Counts scale) { return scale; }
 template <int MAX, int COLS, int STEPS, int V>
-inline void add_scaled_dots(const uint8_t* tile, const uint8_t* x, const Counts (&scale)[V], Counts (&total)[COLS][V]) {
-    const int32_t zeros[COLS] = {};
+inline void add_scaled_dots(const uint8_t* tile, const uint8_t* x, const int32_t* start, const Counts (&scale)[V],
+                            Counts (&total)[COLS][V]) {
     Counts r[COLS][V];
-    dots<MAX, COLS, STEPS>(tile, x, zeros, r);
+    dots<MAX, COLS, STEPS>(tile, x, start, r);
     for (int c = 0; c < COLS; c++)
         for (int v = 0; v < V; v++) total[c][v] = add(total[c][v], times(r[c][v], scale[v]));
 }
