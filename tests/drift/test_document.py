@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
-from tests.drift.files import ROOT, TINY, converted
+from tests.drift.files import PROSE, ROOT, TINY, converted
 
 from quantkit.drift import Drift
 from quantkit.drift.gate import MEASURES
@@ -71,7 +71,7 @@ def test_the_workflow_passes_and_fails(workflow: dict[str, Any], tmp_path: Path)
     models = tmp_path / "models"
     models.mkdir()
     (tmp_path / job["env"]["REFERENCE"]).symlink_to(TINY)
-    (tmp_path / "evaluation.txt").write_text((ROOT / "LICENSE").read_text() + (ROOT / "README.md").read_text())
+    (tmp_path / "evaluation.txt").write_text("".join(path.read_text() for path in PROSE))
     files = converted(tmp_path, ["q5_k_m", "q2_k"])
     environment = os.environ | job["env"]
     environment |= {

@@ -5,24 +5,25 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from tests import peer
+from tests.drift.files import PROSE, TINY
 from tests.llama4 import checkpoints
 from tests.oracle import drift, llama
 from tests.oracle.reference import Reference
 
 import quantkit
 from quantkit.calibration import documents, token_source
+from quantkit.calibration.text import default_documents
 from quantkit.checkpoint import open_checkpoint
 from quantkit.llama4.forward import Inputs, Observer, Stream, open_weights
 from quantkit.llama4.forward.states import States
 
-ROOT = Path(__file__).parents[2]
-TINY = ROOT / "tests" / "data" / "tiny-llama4"
 CHUNK = 16
 # what release files have at 8192 comes within reach of short contexts
 SMALL = {"attention_chunk_size": CHUNK, "floor_scale": 8}
@@ -110,9 +111,9 @@ def trained(folder: Path, checkpoint: Path, **text_config: Any) -> Path:
 
 
 def text_tokens(checkpoint: Path, context: int, n_sequences: int = 2) -> np.ndarray:
-    """Of this project's own words."""
+    """Of a text's own words."""
     with open_checkpoint(checkpoint) as cp:
-        found = token_source(cp, documents([ROOT / "README.md", ROOT / "LICENSE"]), context=context).take(n_sequences)
+        found = token_source(cp, documents(PROSE), context=context).take(n_sequences)
     assert len(found) == n_sequences
     return found
 
@@ -184,7 +185,7 @@ def quantized(path: Path, recipe: str) -> Path:
 def test_perplexity_is_that_of_llama_cpp(tmp_path: Path) -> None:
     """On the BF16 file llama.cpp rounds activations to BF16, which is all that lies between the two."""
     path = quantized(tmp_path / "bf16.gguf", "bf16")
-    chunks = drift.chunked(path, [(ROOT / "LICENSE").read_text(), (ROOT / "README.md").read_text()], 256, bos=992)
+    chunks = drift.chunked(path, [document.text for document in islice(default_documents(), 10)], 256, bos=992)
     n = drift.n_scored(256)
     theirs = drift.score(path, chunks, np.zeros((len(chunks), n, 1024), np.float32)).surprise
     with Stream(open_weights(TINY), chunks) as stream:
