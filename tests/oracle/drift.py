@@ -23,6 +23,11 @@ def chunked(model: Path, texts: Iterable[str], n_ctx: int, bos: int, *, skip: in
     return np.concatenate([np.full((n, 1), bos, dtype=np.int32), body], axis=1)
 
 
+def spread(chunks: NDArray[np.int32], n: int) -> NDArray[np.int32]:
+    """At most `n` of the chunks, evenly spaced."""
+    return chunks[np.linspace(0, len(chunks) - 1, min(n, len(chunks))).astype(int)]
+
+
 @dataclass(frozen=True)
 class Scores:
     """Per scored token (chunks, n_ctx/2 - 1): KLD to the 16-bit file and -log p of the text's next token, in nats."""

@@ -33,20 +33,15 @@ class Setup:
     imatrix: Path
 
 
-def spread(chunks: np.ndarray, n: int) -> np.ndarray:
-    """`n` of the chunks, evenly spaced."""
-    assert len(chunks) >= n
-    return chunks[np.linspace(0, len(chunks) - 1, n).astype(int)]
-
-
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
     folder = tmp_path_factory.mktemp("drift")
     base = folder / "bf16.gguf"
     quantkit.convert(TINY, base, ["bf16"], threads=2)
     texts = [document.text for document in default_documents()]
-    calibration = spread(drift.chunked(base, texts[::2], N_CTX, BOS), 60)
-    chunks = spread(drift.chunked(base, texts[1::2], N_CTX, BOS), 80)
+    calibration = drift.spread(drift.chunked(base, texts[::2], N_CTX, BOS), 60)
+    chunks = drift.spread(drift.chunked(base, texts[1::2], N_CTX, BOS), 80)
+    assert (len(calibration), len(chunks)) == (60, 80)
     reference = np.empty((len(chunks), drift.n_scored(N_CTX), 1024), dtype=np.float32)
     drift.log_probabilities(base, chunks, reference)
     entries = imatrix.collect(base, calibration)

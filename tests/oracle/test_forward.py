@@ -111,7 +111,7 @@ def trained(folder: Path, checkpoint: Path, **text_config: Any) -> Path:
 
 
 def text_tokens(checkpoint: Path, context: int, n_sequences: int = 2) -> np.ndarray:
-    """Of a text's own words."""
+    """Of a text that does not change."""
     with open_checkpoint(checkpoint) as cp:
         found = token_source(cp, documents(PROSE), context=context).take(n_sequences)
     assert len(found) == n_sequences

@@ -85,11 +85,6 @@ def documents(folder: Path) -> Iterator[tuple[int, str]]:
             yield number, json.loads(line)["text"]
 
 
-def spread(chunks: NDArray[np.int32], n: int) -> NDArray[np.int32]:
-    """At most `n` of the chunks, evenly spaced."""
-    return chunks[np.linspace(0, len(chunks) - 1, min(n, len(chunks))).astype(int)]
-
-
 def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:24]
 
@@ -132,13 +127,13 @@ class Bench:
     @cached_property
     def calibration(self) -> NDArray[np.int32]:
         texts = (text for _, text in documents(self.texts / "calibration"))
-        return spread(drift.chunked(self.base, texts, CALIBRATION_CTX, self._bos), self.n_calibration_chunks)
+        return drift.spread(drift.chunked(self.base, texts, CALIBRATION_CTX, self._bos), self.n_calibration_chunks)
 
     @cached_property
     def evaluation(self) -> NDArray[np.int32]:
         parity = 0 if self.half == "selection" else 1
         texts = (text for number, text in documents(self.texts / "evaluation") if number % 2 == parity)
-        return spread(drift.chunked(self.base, texts, N_CTX, self._bos, skip=self.skip), self.n_chunks)
+        return drift.spread(drift.chunked(self.base, texts, N_CTX, self._bos, skip=self.skip), self.n_chunks)
 
     @cached_property
     def entries(self) -> dict[str, imatrix.Entry]:
